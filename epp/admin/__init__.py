@@ -1,0 +1,1 @@
+"""Health, metrics and the state of the picker over HTTP."""

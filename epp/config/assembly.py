@@ -1,0 +1,52 @@
+"""What a configuration amounts to once its plugins are made: the parts, by the names the configuration gave them.
+
+`epp.config.assemble` builds it; the scheduler, the router and the app read it. Nothing here has a behaviour of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Installed:
+    """A plugin instance, the name it is referred to by, and its type as the configuration spells it."""
+
+    name: str
+    type: str
+    plugin: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """A plugin in a profile. `weight` matters to scorers; `on_error` (`skip` or `reject`) to filters that raise."""
+
+    installed: Installed
+    weight: float = 1.0
+    on_error: str = "skip"
+
+
+@dataclass(frozen=True, slots=True)
+class ProfileSpec:
+    """One scheduling profile: filters and scorers in their order, and the picker."""
+
+    name: str
+    filters: tuple[Use, ...]
+    scorers: tuple[Use, ...]
+    picker: Installed
+
+
+@dataclass(frozen=True, slots=True)
+class Assembly:
+    """Everything a configuration asked for. `producers` are in dependency order; `plugins` holds every instance by name."""
+
+    plugins: Mapping[str, Installed]
+    profiles: tuple[ProfileSpec, ...]
+    handler: Installed
+    producers: tuple[Installed, ...]
+    admitters: tuple[Installed, ...]
+    parsers: tuple[Installed, ...]
+    discovery: Installed | None
+    warnings: tuple[str, ...] = ()

@@ -1,0 +1,1 @@
+"""ext_proc: events, the sans-io machine, protobuf in and out."""

@@ -1,0 +1,1 @@
+"""Envoy's access log into outcomes."""

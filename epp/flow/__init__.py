@@ -1,0 +1,1 @@
+"""Admission. Queues, fairness and saturation come here."""

@@ -1,0 +1,1 @@
+"""Envoy configuration from typed messages, and the Envoy process."""

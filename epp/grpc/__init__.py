@@ -1,0 +1,1 @@
+"""The servers that host the method table, TLS, drain. Frames in, frames out; no decision here."""

@@ -1,0 +1,1 @@
+"""Block hashing and the index of who holds which prefix. Pure."""

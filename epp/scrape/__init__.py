@@ -1,0 +1,1 @@
+"""Model servers' /metrics into columns of the pool."""

@@ -1,0 +1,1 @@
+"""A model server on a simulated engine."""
