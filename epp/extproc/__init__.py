@@ -1,1 +1,1 @@
-"""ext_proc: events, the sans-io machine, protobuf in and out."""
+"""ext_proc: what Envoy says (events), what the picker answers (replies), and the machine between them."""
