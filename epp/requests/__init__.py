@@ -1,1 +1,1 @@
-"""Parsers by API: body to Parsed in one pass. Bodies are never re-serialised."""
+"""Reading request bodies by API, and token usage from answers: bytes in, values out. No I/O, no clock, no logging of prompts."""
