@@ -23,6 +23,8 @@ from epp.endpoints.candidates import Candidates, Floats, Mask, Rows
 from epp.endpoints.endpoint import Endpoint, EndpointSpec, join_address, split_address
 from epp.endpoints.pool import Pool, Signals
 from epp.errors import BadRequest, ConfigError, NoEndpoints, Rejection, Saturated
+from epp.prefix.hashing import block_hashes
+from epp.prefix.index import PrefixIndex
 
 if TYPE_CHECKING:
     import random
@@ -33,9 +35,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Admitter", "BadRequest", "Candidates", "ConfigError", "Data", "Discovery", "Endpoint", "EndpointSpec", "Filter", "Floats",
-    "Mask", "NoEndpoints", "Outcome", "Parameters", "Parsed", "Parser", "Pick", "Picker", "Pool", "PrefixMatch", "Producer",
-    "ProfileHandler", "Rejection", "Request", "Rows", "Saturated", "Scorer", "Scores", "Services", "Signals", "TokenLoad",
-    "Usage", "UsageReader", "join_address", "split_address",
+    "Mask", "NoEndpoints", "Outcome", "Parameters", "Parsed", "Parser", "Pick", "Picker", "Pool", "PrefixIndex", "PrefixMatch",
+    "Producer", "ProfileHandler", "Rejection", "Request", "Rows", "Saturated", "Scorer", "Scores", "Services", "Signals",
+    "TokenLoad", "Usage", "UsageReader", "block_hashes", "join_address", "split_address",
 ]  # fmt: skip
 
 Scores: TypeAlias = Floats  # one float in [0, 1] per candidate; NaN = this scorer does not know

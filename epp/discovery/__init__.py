@@ -1,1 +1,1 @@
-"""Who exists: static, file, DNS; xds serves EDS to Envoy from the pool."""
+"""Which endpoints exist: found in a list, a file or DNS; and told to Envoy over EDS."""

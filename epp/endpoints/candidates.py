@@ -36,9 +36,11 @@ class Candidates:
 
     @property
     def endpoints(self) -> list[Endpoint]:
-        """The candidates themselves."""
+        """The candidates themselves; not to be changed: it is the pool's own list when nobody was left out."""
         endpoints = self._pool.endpoints
-        return [endpoints[row] for row in self.rows]
+        if len(self.rows) == len(endpoints):  # the pool replaces its list, it never changes it
+            return endpoints
+        return [endpoints[row] for row in self.rows.tolist()]
 
     @property
     def size(self) -> int:

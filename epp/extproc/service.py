@@ -72,8 +72,8 @@ class ExternalProcessor:
             async for message in requests:
                 for command in stream.receive(message):
                     if isinstance(command, Route):
-                        for reply in await stream.route(command):
-                            yield codec.encode(reply)
+                        for piece in await stream.route(command):
+                            yield codec.encode(piece)
                     elif (reply := stream.observe(command)) is not None:
                         yield codec.encode(reply)
                 if stream.refused:  # Envoy has its answer; nothing may follow it

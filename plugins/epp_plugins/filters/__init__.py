@@ -1,1 +1,1 @@
-"""Built-in filters."""
+"""Filters: say which candidates may serve a request."""

@@ -1,1 +1,1 @@
-"""Built-in pickers."""
+"""Pickers: turn weighted totals into a choice and its fallbacks."""

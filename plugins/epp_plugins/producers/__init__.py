@@ -1,1 +1,1 @@
-"""Built-in producers."""
+"""Producers: attach to requests what scorers need, and learn from what became of them."""

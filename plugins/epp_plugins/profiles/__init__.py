@@ -1,1 +1,1 @@
-"""Built-in profiles."""
+"""Profile handlers: decide which scheduling profiles run and whose choice serves the request."""
