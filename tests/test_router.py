@@ -1,0 +1,307 @@
+"""The way of a request through the router, with real parts and plugins that misbehave."""
+
+from __future__ import annotations
+
+import json
+import random
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import pytest
+from epp_plugins.pickers.max_score import MaxScorePicker, MaxScorePickerParameters
+from epp_plugins.profiles.single import SingleProfileHandler
+from epp_plugins.scorers.queue import QueueScorer
+
+from epp.api import BadRequest, Candidates, NoEndpoints, Parsed, Pick, Pool, Rejection, Request, Services, Signals, TokenLoad
+from epp.config.assembly import Installed, ProfileSpec, Use
+from epp.endpoints.endpoint import EndpointSpec
+from epp.flow.admission import Admission
+from epp.requests.choose import ParserTable
+from epp.requests.openai import OpenAIParser
+from epp.requests.passthrough import PassthroughParser
+from epp.router import Routed, Router
+from epp.scheduling.guard import Guard
+from epp.scheduling.scheduler import Scheduler
+from epp.telemetry import RequestLabels, Telemetry
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from epp.api import Endpoint, Scores
+
+CHAT = {":method": "POST", ":path": "/v1/chat/completions", "x-request-id": "r1"}
+
+
+def chat(**fields: object) -> bytes:
+    """Write a chat request."""
+    return json.dumps({"model": "m", "messages": [{"role": "user", "content": "hello"}], **fields}).encode()
+
+
+@dataclass
+class Heard(Telemetry):
+    """Remembers what was reported."""
+
+    faults: list[str] = field(default_factory=list)
+    failed: list[tuple[str, str]] = field(default_factory=list)
+    rejected: list[tuple[int, str | None]] = field(default_factory=list)
+
+    def internal_fault(self, stage: str) -> None:
+        """Remember the stage."""
+        self.faults.append(stage)
+
+    def plugin_failed(self, point: str, kind: str, name: str) -> None:
+        """Remember the plugin."""
+        self.failed.append((point, name))
+
+    def request_rejected(self, labels: RequestLabels, status: int, reason: str | None) -> None:
+        """Remember the answer."""
+        self.rejected.append((status, reason))
+
+
+class Adapters:
+    """Knows one adapter."""
+
+    def base_of(self, model: str) -> str:
+        """Give the base of `lora`."""
+        return {"lora": "base"}.get(model, "")
+
+
+class Journal:
+    """Keeps every decision."""
+
+    def __init__(self) -> None:
+        """Start empty."""
+        self.kept: list[tuple[str, str]] = []
+
+    def record(self, request: Request, pick: Pick | None, endpoint: Endpoint, now: float) -> None:
+        """Keep it."""
+        self.kept.append((request.id, endpoint.key))
+
+
+class World:
+    """A router over three endpoints."""
+
+    def __init__(self, *, plugins: Sequence[object] = (), scorers: Sequence[object] = (QueueScorer(),), **options: Any) -> None:
+        """Put it together; `plugins` are sorted by their verbs."""
+        self.pool = Pool(lambda: 0.0)
+        self.pool.update([EndpointSpec(f"10.0.0.{n}", 8000) for n in (1, 2, 3)])
+        self.heard = Heard()
+        self.journal = Journal()
+        installed = [Installed(type(plugin).__name__, type(plugin).__name__, plugin) for plugin in plugins]
+        guard = Guard(self.heard, lambda: 0.0)
+        rng = random.Random(1)
+        profile = ProfileSpec(
+            "default", (), tuple(Use(Installed(type(s).__name__, "t", s)) for s in scorers),
+            Installed("max", "max-score-picker", options.pop("picker", None) or _max_score_picker(rng)),
+        )  # fmt: skip
+        self.router = Router(
+            pool=self.pool,
+            parsers=ParserTable(options.pop("parsers", [OpenAIParser(), PassthroughParser()])),
+            adapters=Adapters(),  # type: ignore[arg-type]
+            admission=Admission([one for one in installed if hasattr(one.plugin, "admit")], guard),
+            producers=[one for one in installed if hasattr(one.plugin, "produce")],
+            scheduler=Scheduler(
+                [profile], Installed("h", "single-profile-handler", SingleProfileHandler()), telemetry=self.heard, random=rng
+            ),
+            observers=[one for one in installed if hasattr(one.plugin, "routed")],
+            guard=guard,
+            telemetry=self.heard,
+            journal=self.journal,
+            clock=lambda: 0.0,
+            random=rng,
+            **options,
+        )
+
+    def load(self, *waiting: float) -> None:
+        """Set the queues."""
+        for endpoint, queue in zip(self.pool.endpoints, waiting, strict=True):
+            self.pool.record(endpoint, Signals(waiting=queue))
+
+    async def route(self, body: bytes | None = None, headers: Mapping[str, str] = CHAT, **options: Any) -> Routed:
+        """Route a chat request, or what is given."""
+        return await self.router.route(headers, body, options.get("subset"))
+
+    @property
+    def inflight(self) -> float:
+        """Count what is in flight."""
+        return float(self.pool.columns["inflight_requests"].sum())
+
+
+def _max_score_picker(rng: random.Random) -> MaxScorePicker:
+    return MaxScorePicker(MaxScorePickerParameters(), Services("max", lambda: 0.0, rng, Path()))
+
+
+async def test_the_least_loaded_endpoint_is_chosen_and_counted_until_the_lease_ends() -> None:
+    """The choice follows the scorer; headers and metadata agree; the lease counts it."""
+    world = World()
+    world.load(5, 0, 9)
+    routed = await world.route(chat())
+    assert routed.destination == "10.0.0.2:8000"
+    assert routed.set_headers == {"x-gateway-destination-endpoint": b"10.0.0.2:8000", "x-gateway-model-name": b"m"}
+    assert routed.metadata == {"x-gateway-destination-endpoint": "10.0.0.2:8000"}
+    assert routed.labels == RequestLabels("m", "m", "default-flow", 0)
+    assert world.inflight == 1
+    assert world.pool.columns["inflight_tokens"][1] > 0
+    assert world.journal.kept == [("r1", "10.0.0.2:8000")]
+    routed.lease.end()
+    assert world.inflight == 0
+
+
+async def test_two_requests_in_the_same_breath_do_not_take_the_same_slot() -> None:
+    """The reservation is part of the choice: the next one sees it."""
+
+    class LeastInflight:
+        def score(self, request: Request, pool: Candidates) -> Scores:
+            return 1.0 / (1.0 + pool.inflight_requests)
+
+    world = World(scorers=[LeastInflight()])
+    chosen = {(await world.route(chat())).destination for _ in range(3)}
+    assert len(chosen) == 3
+
+
+async def test_control_headers_of_the_client_are_removed_or_overwritten() -> None:
+    """What a client says in the picker's own headers never reaches a model server."""
+    headers = {
+        **CHAT, "x-gateway-destination-endpoint": "6.6.6.6:1", "x-prefiller-host-port": "6.6.6.6:1", "x-gateway-model-name": "other",
+        "x-gateway-base-model-name": "other", "x-llm-d-inference-fairness-id": "new", "x-gateway-inference-fairness-id": "old",
+    }  # fmt: skip
+    routed = await World().route(chat(), headers)
+    assert set(routed.remove_headers) == {
+        "x-prefiller-host-port", "x-gateway-base-model-name", "x-llm-d-inference-fairness-id", "x-gateway-inference-fairness-id",
+    }  # fmt: skip
+    assert routed.set_headers["x-gateway-model-name"] == b"m"
+    assert routed.set_headers["x-gateway-destination-endpoint"] != b"6.6.6.6:1"
+    assert routed.request.fairness_id == "new"
+
+
+async def test_an_adapter_names_its_base_model() -> None:
+    """Both BBR headers are set for a known adapter."""
+    routed = await World().route(chat(model="lora"))
+    assert routed.set_headers["x-gateway-model-name"] == b"lora"
+    assert routed.set_headers["x-gateway-base-model-name"] == b"base"
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b'{"messages": [{}]}', b'{"model": 5, "messages": [{}]}', b'{"model": "m"}'])
+async def test_a_body_without_a_readable_model_or_prompt_is_refused(body: bytes) -> None:
+    """It is answered with 400 and counted, never routed."""
+    world = World()
+    with pytest.raises(BadRequest):
+        await world.route(body)
+    assert world.heard.rejected == [(400, None)]
+    assert world.inflight == 0
+
+
+async def test_unknown_paths_are_routed_by_load_only_with_the_passthrough_parser() -> None:
+    """With it a picture upload is routed; without it the client is told."""
+    headers = {":method": "POST", ":path": "/v1/audio/transcriptions"}
+    routed = await World().route(b"\x00\xff", headers)
+    assert "x-gateway-model-name" not in routed.set_headers
+    assert routed.set_headers["x-request-id"] == routed.request.id.encode()
+    with pytest.raises(BadRequest):
+        await World(parsers=[OpenAIParser()]).route(b"\x00\xff", headers)
+
+
+async def test_a_request_without_a_body_goes_to_the_least_in_flight_of_its_subset() -> None:
+    """A GET needs no scorer, but respects the subset and counts."""
+    world = World()
+    world.pool.reserve(world.pool.endpoints[0])
+    routed = await world.route(None, {":method": "GET", ":path": "/v1/models"}, subset=[("10.0.0.1", None), ("10.0.0.3", 8000)])
+    assert routed.destination == "10.0.0.3:8000"
+    assert world.inflight == 2
+
+
+@pytest.mark.parametrize("body", [None, chat()])
+async def test_no_endpoint_is_503(body: bytes | None) -> None:
+    """An empty pool and an empty subset are both told apart from saturation."""
+    world = World()
+    with pytest.raises(NoEndpoints, match="subset"):
+        await world.route(body, subset=[])
+    world.pool.update([])
+    with pytest.raises(NoEndpoints, match="pool"):
+        await world.route(body)
+    assert world.heard.rejected == [(503, "rejected-no-endpoints")] * 2
+
+
+class Broken:
+    """Fails in every verb it has."""
+
+    produces: ClassVar[tuple[type, ...]] = ()
+
+    def produce(self, request: Request, pool: Candidates) -> None:
+        """Fail."""
+        raise RuntimeError
+
+    def routed(self, request: Request, endpoints: Sequence[Endpoint]) -> None:
+        """Fail."""
+        raise RuntimeError
+
+    def admit(self, request: Request, pool: Candidates) -> None:
+        """Fail."""
+        raise RuntimeError
+
+
+async def test_a_broken_plugin_never_loses_a_request() -> None:
+    """Producer, admitter and observer fail; the request is routed, each failure counted."""
+    world = World(plugins=[Broken()])
+    assert (await world.route(chat())).endpoints
+    assert world.heard.failed == [("Admitter", "Broken"), ("Producer", "Broken"), ("Routed", "Broken")]
+
+
+async def test_a_fault_of_our_own_routes_by_least_in_flight_and_is_counted() -> None:
+    """A parser or scheduler that raises is our fault: any ready endpoint is better than a lost request."""
+
+    class BrokenParser:
+        paths: ClassVar[tuple[str, ...]] = ()
+
+        def parse(self, path: str, headers: Mapping[str, str], body: bytes) -> Parsed:
+            raise RuntimeError
+
+        def usage(self, content_type: str) -> None:
+            return None
+
+    world = World(parsers=[BrokenParser()])
+    assert (await world.route(chat())).endpoints
+    world.router._scheduler = None  # type: ignore[assignment]
+    world.pool.reserve(world.pool.endpoints[0])
+    assert (await world.route(chat())).endpoints
+    assert world.heard.faults == ["parse", "parse", "schedule"]
+
+
+async def test_an_admitter_refuses_with_its_own_status() -> None:
+    """The plugin's status reaches the client."""
+
+    class Quota:
+        def admit(self, request: Request, pool: Candidates) -> None:
+            raise Rejection("quota spent", status=429, reason="quota")
+
+    world = World(plugins=[Quota()])
+    with pytest.raises(Rejection, match="quota spent"):
+        await world.route(chat())
+    assert world.heard.rejected == [(429, "quota")]
+    assert world.inflight == 0
+
+
+async def test_the_lease_takes_the_tokens_the_producer_found() -> None:
+    """The uncached tokens of the chosen endpoint are what waits there."""
+
+    class Load:
+        produces: ClassVar[tuple[type, ...]] = (TokenLoad,)
+
+        def produce(self, request: Request, pool: Candidates) -> None:
+            request.attach(TokenLoad(np.array([1.0, 2.0, 3.0])))
+
+    world = World(plugins=[Load()])
+    world.load(9, 9, 0)
+    assert (await world.route(chat())).lease.tokens == 3.0
+
+
+async def test_scores_are_emitted_for_every_candidate_on_request() -> None:
+    """With --emit-endpoint-scores the metadata holds every total."""
+    world = World(emit_scores=True)
+    world.load(0, 5, 10)
+    routed = await world.route(chat())
+    assert routed.metadata["x-gateway-destination-endpoint-scores"] == {
+        "10.0.0.1:8000": 1.0, "10.0.0.2:8000": 0.5, "10.0.0.3:8000": 0.0,
+    }  # fmt: skip
