@@ -15,6 +15,9 @@ Floats: TypeAlias = npt.NDArray[np.float64]
 Mask: TypeAlias = npt.NDArray[np.bool_]
 Rows: TypeAlias = npt.NDArray[np.intp]
 
+#: Columns that do not come from scraping, so they cannot be too old: counted or observed by the picker itself.
+OWN = frozenset({"inflight_requests", "inflight_tokens", "unreachable", "ttft", "scraped_at"})
+
 
 class Candidates:
     """The endpoints that are still in the running for one request: n of them, in the pool's order.
@@ -23,11 +26,12 @@ class Candidates:
     cut to the candidates by `take`.
     """
 
-    __slots__ = ("_pool", "rows")
+    __slots__ = ("_pool", "_stale", "rows")
 
-    def __init__(self, pool: Pool, rows: Rows) -> None:
-        """View `rows` of `pool`."""
+    def __init__(self, pool: Pool, rows: Rows, stale: Mask | None = None) -> None:
+        """View `rows` of `pool`; signals of the pool's rows that are `stale` are too old to be known."""
         self._pool = pool
+        self._stale = stale
         self.rows = rows
 
     def __len__(self) -> int:
@@ -50,17 +54,17 @@ class Candidates:
     @property
     def waiting(self) -> Floats:
         """Requests queued at the model server."""
-        return self._pool.columns["waiting"][self.rows]
+        return self._signal("waiting")
 
     @property
     def running(self) -> Floats:
         """Requests running at the model server."""
-        return self._pool.columns["running"][self.rows]
+        return self._signal("running")
 
     @property
     def kv_usage(self) -> Floats:
         """Used share of the KV cache, 0..1."""
-        return self._pool.columns["kv_usage"][self.rows]
+        return self._signal("kv_usage")
 
     @property
     def inflight_requests(self) -> Floats:
@@ -84,7 +88,14 @@ class Candidates:
 
     def attribute(self, key: str) -> Floats:
         """Give a custom metric (`customMetrics[].attributeKey`) or any column by name; all NaN when nobody fills it."""
-        return self._pool.attribute(key)[self.rows]
+        column = self._pool.attribute(key)
+        return column[self.rows] if key in OWN else self._signal(key)
+
+    def _signal(self, name: str) -> Floats:
+        values = self._pool.columns[name][self.rows]  # a copy
+        if self._stale is not None:
+            values[self._stale[self.rows]] = np.nan
+        return values
 
     def label(self, key: str) -> npt.NDArray[np.object_]:
         """Give the value of label `key` for each candidate, None where absent."""
@@ -104,4 +115,4 @@ class Candidates:
 
     def keep(self, mask: Mask) -> Candidates:
         """Give the candidates where `mask` is true."""
-        return Candidates(self._pool, self.rows[mask])
+        return Candidates(self._pool, self.rows[mask], self._stale)

@@ -54,9 +54,13 @@ class Signals:
 class Pool:
     """The table of endpoints. Discovery replaces the membership, the scraper records signals, the router reserves."""
 
-    def __init__(self, clock: Clock) -> None:
-        """Start empty and not synced: until the first `update` the pool is not known, which is not the same as empty."""
+    def __init__(self, clock: Clock, *, stale_after: float = 2.0) -> None:
+        """Start empty and not synced: until the first `update` the pool is not known, which is not the same as empty.
+
+        Signals older than `stale_after` seconds count as unknown when an endpoint is to be chosen; the pool keeps them.
+        """
         self.clock = clock
+        self.stale_after = stale_after
         self.endpoints: list[Endpoint] = []
         self.version = 0  # grows with each change of membership, labels or reachability
         self.synced = False
@@ -218,7 +222,8 @@ class Pool:
         if unreachable.any():
             up = rows[unreachable[rows] == 0.0]
             rows = up if len(up) else rows
-        return Candidates(self, rows)
+        stale = self.columns["scraped_at"] < self.clock() - self.stale_after
+        return Candidates(self, rows, stale if stale.any() else None)
 
     def reserve(self, endpoint: Endpoint, tokens: float = 0.0) -> Lease:
         """Count a request with `tokens` uncached prompt tokens on `endpoint`, until the lease ends."""

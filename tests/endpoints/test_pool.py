@@ -88,6 +88,24 @@ def test_unknown_is_nan_until_the_first_scrape_and_rows_keep_their_numbers() -> 
     assert pool.candidates().waiting[0] == 3.0, "a partial scrape keeps what it did not find"
 
 
+def test_signals_that_are_too_old_count_as_unknown_but_are_kept() -> None:
+    """A server that stopped telling is unknown after a while, not forever as it last was; own counts stay known."""
+    clock = Clock()
+    pool = Pool(clock, stale_after=2.0)
+    pool.update([spec(1), spec(2)])
+    pool.record(pool.endpoints[0], Signals(waiting=0, kv_usage=0.1, custom={"power": 1.0}))
+    clock.now += 1.9
+    pool.record(pool.endpoints[1], Signals(waiting=5, kv_usage=0.2))
+    assert pool.candidates().waiting.tolist() == [0.0, 5.0]
+    clock.now += 0.2
+    old = pool.candidates()
+    assert np.isnan(old.waiting).tolist() == [True, False]
+    assert np.isnan(old.keep(np.array([True, False])).attribute("power")).all()
+    assert old.inflight_requests.tolist() == [0.0, 0.0]
+    assert old.age.tolist() == pytest.approx([2.1, 0.2])
+    assert pool.columns["waiting"][0] == 0.0
+
+
 def test_the_subset_compares_ports_and_unreachable_endpoints_are_left_out_while_others_are_up() -> None:
     """Ports matter when given; a pool that is wholly unreachable is used all the same."""
     pool = Pool(Clock())
