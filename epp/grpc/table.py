@@ -1,7 +1,8 @@
 """The methods the picker serves, as one table: path → byte-stream function. Whatever hosts it decides nothing.
 
 A method gets the raw messages of a stream and its metadata (names in lower case, plus `:peer`, the caller's address), and
-yields raw messages. It is cancelled when the caller goes away, so cleaning up belongs in `finally`.
+yields raw messages. When the caller goes away the method is cancelled; if it was waiting for a message, `requests` may just
+end instead, as after a half-close. So cleaning up belongs in `finally`, and an end proves nothing.
 """
 
 from __future__ import annotations
