@@ -6,17 +6,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
 class Installed:
-    """A plugin instance, the name it is referred to by, and its type as the configuration spells it."""
+    """A plugin instance, the name it is referred to by, and its type as the configuration spells it.
+
+    `parameters` is the validated model it was made with, None when its type takes none.
+    """
 
     name: str
     type: str
     plugin: Any
+    parameters: Any = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +43,19 @@ class ProfileSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class SourceSpec:
+    """A source of signals of the data layer, with the extractors that read what it fetches."""
+
+    source: Installed
+    extractors: tuple[Installed, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Assembly:
-    """Everything a configuration asked for. `producers` are in dependency order; `plugins` holds every instance by name."""
+    """Everything a configuration asked for. `producers` are in dependency order; `plugins` holds every instance by name.
+
+    `created` names the plugins that nobody configured and something needs; `gates` holds every feature gate.
+    """
 
     plugins: Mapping[str, Installed]
     profiles: tuple[ProfileSpec, ...]
@@ -49,4 +64,7 @@ class Assembly:
     admitters: tuple[Installed, ...]
     parsers: tuple[Installed, ...]
     discovery: Installed | None
+    sources: tuple[SourceSpec, ...] = ()
+    gates: Mapping[str, bool] = field(default_factory=dict)
+    created: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
