@@ -100,8 +100,12 @@ class Router:
         clock: Clock,
         random: random.Random,
         emit_scores: bool = False,
+        use_subset: bool = True,
     ) -> None:
-        """Use `observers` (plugins with a `routed` verb) after each choice; `emit_scores` adds every total to the metadata."""
+        """Use `observers` (plugins with a `routed` verb) after each choice; `emit_scores` adds every total to the metadata.
+
+        Without `use_subset` the whole pool is used whatever subset the data plane names.
+        """
         self.adapters = adapters  # replaced when its file changes
         self._pool = pool
         self._parsers = parsers
@@ -115,6 +119,7 @@ class Router:
         self._clock = clock
         self._random = random
         self._emit_scores = emit_scores
+        self._use_subset = use_subset
 
     async def route(self, headers: Mapping[str, str], body: bytes | None, subset: Subset | None) -> Routed:
         """Choose an endpoint for a request with these `headers` (names in lower case) and `body` (None: it has none).
@@ -171,6 +176,8 @@ class Router:
     # --- the choice ---------------------------------------------------------------------------------------------------
 
     def _candidates(self, subset: Subset | None) -> Candidates:
+        if not self._use_subset:
+            subset = None
         candidates = self._pool.candidates(subset)
         if len(candidates):
             return candidates

@@ -164,7 +164,8 @@ async def test_two_requests_in_the_same_breath_do_not_take_the_same_slot() -> No
 async def test_control_headers_of_the_client_are_removed_or_overwritten() -> None:
     """What a client says in the picker's own headers never reaches a model server."""
     headers = {
-        **CHAT, "x-gateway-destination-endpoint": "6.6.6.6:1", "x-prefiller-host-port": "6.6.6.6:1", "x-gateway-model-name": "other",
+        **CHAT, "x-gateway-destination-endpoint": "6.6.6.6:1", "x-prefiller-host-port": "6.6.6.6:1",
+        "x-gateway-model-name": "other",
         "x-gateway-base-model-name": "other", "x-llm-d-inference-fairness-id": "new", "x-gateway-inference-fairness-id": "old",
     }  # fmt: skip
     routed = await World().route(chat(), headers)

@@ -23,11 +23,11 @@ class GenerateParser:
 
     paths: ClassVar[tuple[str, ...]] = ("/generate", "special/completions")
 
-    def parse(self, path: str, headers: Mapping[str, str], body: bytes) -> Parsed:  # noqa: ARG002 - the verb's signature
+    def parse(self, path: str, headers: Mapping[str, str], body: bytes) -> Parsed:
         """Read nothing."""
         return Parsed()
 
-    def usage(self, content_type: str) -> UsageReader | None:  # noqa: ARG002 - the verb's signature
+    def usage(self, content_type: str) -> UsageReader | None:
         """Read nothing."""
         return None
 

@@ -74,7 +74,7 @@ class Plan:
             raise self.rounds
         return available if self.rounds is None else self.rounds(request, available, done)
 
-    def primary(self, request: Request, done: Any) -> Any:  # noqa: ARG002 - the verb's form
+    def primary(self, request: Request, done: Any) -> Any:
         """Answer as told."""
         if isinstance(self.chosen, Exception):
             raise self.chosen
@@ -112,7 +112,7 @@ class Bench:
         return Scheduler(profiles, installed, telemetry=self.telemetry, random=self.random, timer=self.timer)
 
 
-def best(request: Request, pool: Candidates, totals: Any) -> list[int]:  # noqa: ARG001 - the verb's form
+def best(request: Request, pool: Candidates, totals: Any) -> list[int]:
     """Pick the highest total."""
     return [int(totals.argmax())]
 

@@ -60,7 +60,7 @@ def test_rounds_go_on_until_the_handler_has_enough(bench: Any, request_: Request
     """The handler sees what earlier rounds found and may stop before all profiles ran."""
     seen: list[list[str]] = []
 
-    def rounds(request: Request, available: Any, done: Any) -> list[str]:  # noqa: ARG001 - the verb's form
+    def rounds(request: Request, available: Any, done: Any) -> list[str]:
         seen.append(list(done))
         return ["default"] if not done else ["b"] if len(done) == 1 else []
 

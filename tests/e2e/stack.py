@@ -1,0 +1,199 @@
+"""A whole stack for end-to-end tests: a real Envoy, the picker as its own process, simulated servers in the test's.
+
+Every port is free and every process ends with the block, so tests run side by side.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import tempfile
+import uuid
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from epp.cli.stack import Child
+from epp.gateway.config import render
+from epp.gateway.process import EnvoyProcess, run_envoy
+from epp.gateway.wiring import Failure, HostPort, Mode, PickerTls, Wiring
+from epp.simulator.options import SimulatorOptions
+from epp.simulator.server import SimulatedServer, serve
+
+SERVED = "x-served-endpoint"
+
+
+def free_port() -> int:
+    """Find a port nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@dataclass
+class Answer:
+    """What a client got."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+    served: str
+    request_id: str
+
+    def json(self) -> Any:
+        """Read the body."""
+        return json.loads(self.body)
+
+
+@dataclass
+class Stack:
+    """The running stack. `servers` are in this process: their `fixed` signals and `requests` are at hand."""
+
+    servers: list[SimulatedServer]
+    wiring: Wiring
+    arguments: Sequence[str]
+    session: aiohttp.ClientSession
+    picker: Child
+    ports: dict[str, int]
+    envoy: EnvoyProcess
+    url: str
+    children: list[Child] = field(default_factory=list)
+
+    @property
+    def admin(self) -> str:
+        """Where the picker's metrics and state are."""
+        return f"http://127.0.0.1:{self.ports['metrics']}"
+
+    def key(self, number: int) -> str:
+        """Name server `number` as the picker does."""
+        return f"127.0.0.1:{self.servers[number].port}"
+
+    async def request(
+        self, method: str, path: str, body: bytes | AsyncIterator[bytes] | None = None, headers: dict[str, str] | None = None
+    ) -> Answer:
+        """Send through Envoy."""
+        request_id = str(uuid.uuid4())
+        sent = {"x-request-id": request_id, "content-type": "application/json", **(headers or {})}
+        async with self.session.request(method, f"{self.url}{path}", data=body, headers=sent) as answer:
+            content = await answer.read()
+            named = {name.lower(): value for name, value in answer.headers.items()}
+            return Answer(answer.status, named, content, named.get(SERVED, ""), request_id)
+
+    async def chat(self, text: str = "hello", *, headers: dict[str, str] | None = None, **fields: object) -> Answer:
+        """Send a chat request."""
+        body = {"model": "simulated-model", "messages": [{"role": "user", "content": text}], "max_tokens": 4, **fields}
+        return await self.request("POST", "/v1/chat/completions", json.dumps(body).encode(), headers)
+
+    async def state(self, path: str) -> Any:
+        """Read a page of the picker's admin API as JSON."""
+        async with self.session.get(f"{self.admin}{path}") as answer:
+            return await answer.json()
+
+    async def metric(self, name: str, **labels: str) -> float:
+        """Sum the samples of a metric whose labels match."""
+        from prometheus_client.parser import text_string_to_metric_families
+
+        async with self.session.get(f"{self.admin}/metrics", headers={"accept": "text/plain"}) as answer:
+            text = await answer.text()
+        return sum(
+            sample.value
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+            if sample.name == name and all(sample.labels.get(key) == value for key, value in labels.items())
+        )
+
+    async def inflight(self) -> dict[str, float]:
+        """Give the requests in flight, by endpoint."""
+        return {row["endpoint"]: row["leases"] for row in (await self.state("/api/pool"))["endpoints"]}
+
+    async def until(self, condition: Any, seconds: float = 10.0) -> Any:
+        """Wait until the coroutine function `condition` gives something true, and give it."""
+        async with asyncio.timeout(seconds):
+            while not (found := await condition()):  # noqa: ASYNC110 - another process is looked at
+                await asyncio.sleep(0.02)
+            return found
+
+    async def scraped(self) -> None:
+        """Wait until the picker has seen the signals as they are now."""
+        before = [server.scrapes for server in self.servers]
+
+        async def again() -> bool:
+            return all(server.scrapes >= old + 2 for server, old in zip(self.servers, before, strict=True))
+
+        await self.until(again)
+
+    async def start_picker(self) -> None:
+        """Start the picker (again), on the same ports."""
+        self.picker = await start_picker(self.ports, self.arguments)
+        self.children.append(self.picker)
+
+
+async def start_picker(ports: dict[str, int], arguments: Sequence[str]) -> Child:
+    """Start `epp serve` on `ports` and wait until it serves."""
+    picker = await Child.start(
+        "picker",
+        [
+            "serve", "--bind-address", "127.0.0.1", "--log-format", "json", f"--grpc-port={ports['grpc']}",
+            f"--grpc-health-port={ports['health']}", f"--metrics-port={ports['metrics']}", *arguments,
+        ],
+    )  # fmt: skip
+    try:
+        await picker.says("serving")
+    except BaseException:
+        await picker.stop()
+        raise
+    return picker
+
+
+@asynccontextmanager
+async def stack(
+    servers: int | Sequence[SimulatorOptions] = 3,
+    *,
+    mode: str = "held",
+    failure: str = "open",
+    config: str = "",
+    arguments: Sequence[str] = (),
+    endpoints: bool = True,
+    tls: PickerTls | None = None,
+    directory: Path | None = None,
+    rendered: Callable[[Wiring], str] = render,
+) -> AsyncIterator[Stack]:
+    """Run a stack; `config` is the text of an EndpointPickerConfig, `arguments` go to `epp serve`.
+
+    Without `endpoints` the picker is not given --endpoints; with `tls` it serves securely.
+    `rendered` makes Envoy's configuration.
+    """
+    options = [SimulatorOptions() for _ in range(servers)] if isinstance(servers, int) else servers
+    ports = {name: free_port() for name in ("grpc", "health", "metrics")}
+    async with AsyncExitStack() as block:
+        place = directory or Path(block.enter_context(tempfile.TemporaryDirectory(prefix="epp-e2e-")))
+        running = [await block.enter_async_context(serve(one)) for one in options]
+        given = ["--drain-timeout=0s", f"--secure-serving={'true' if tls else 'false'}"]
+        if endpoints:
+            given.append("--endpoints=" + ",".join(server.url for server in running))
+        if config:
+            file = place / "config.yaml"
+            file.write_text(config)
+            given.append(f"--config-file={file}")
+        given += arguments
+        loopback = "127.0.0.1"
+        wiring = Wiring(
+            mode=Mode(mode), failure=Failure(failure), listen=HostPort(loopback, 0), admin=HostPort(loopback, 0),
+            picker=HostPort(loopback, ports["grpc"]), picker_tls=tls, reveal_served=True, node=f"test-{ports['grpc']}",
+        )  # fmt: skip
+        picker = await start_picker(ports, given)
+        children = [picker]
+        block.push_async_callback(_stop, children)
+        envoy = await block.enter_async_context(run_envoy(rendered(wiring), log_path=place / "envoy.log", concurrency=1))
+        session = await block.enter_async_context(aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60)))
+        yield Stack(running, wiring, given, session, picker, ports, envoy, envoy.url, children)
+
+
+async def _stop(children: list[Child]) -> None:
+    for child in children:
+        await child.stop()
