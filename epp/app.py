@@ -24,14 +24,13 @@ from epp.admin.server import AdminServer
 from epp.clock import Clock, system_clock
 from epp.config.adapters import AdapterMap, parse_adapters
 from epp.config.assemble import assemble
-from epp.config.load import load_default, load_file, load_text, read_text
+from epp.config.load import load_for, read_text
 from epp.config.registry import Registry
 from epp.config.watch import watch_file
 from epp.discovery.static import StaticDiscovery, StaticParameters, parse_endpoints
 from epp.discovery.xds import EndpointDiscovery
 from epp.endpoints.endpoint import join_address
 from epp.endpoints.pool import Pool
-from epp.errors import ConfigError
 from epp.extproc.service import METHOD, ExternalProcessor
 from epp.feedback.registry import Exchanges, Hook
 from epp.feedback.service import AccessLogs
@@ -251,26 +250,13 @@ class Picker:
 
 def build(options: ServeOptions) -> Picker:
     """Load what the options name and put the picker together; raise `ConfigError` with all that is wrong."""
-    if options.config_file:
-        loaded = load_file(options.config_file)
-    elif options.config_text:
-        loaded = load_text(options.config_text)
-    else:
-        loaded = load_default()
+    loaded = load_for(options)
     rng = random.Random()
     assembly = assemble(loaded, registry=Registry(), clock=system_clock, random=rng)
     for warning in assembly.warnings:
         log.warning(warning)
-    if not options.endpoints and assembly.discovery is None:
-        message = (
-            "no endpoints: name them with --endpoints, or configure a discovery plugin (dataLayer.discovery, file-discovery)"
-        )
-        raise ConfigError(message)
     if options.endpoints:
         parse_endpoints(options.endpoints)
-    if options.endpoints and assembly.discovery is not None:
-        message = f"--endpoints and the configured {assembly.discovery.type} exclude each other: remove one"
-        raise ConfigError(message)
     return Picker(options, assembly, rng=rng)
 
 

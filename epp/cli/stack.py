@@ -15,7 +15,7 @@ import sys
 from collections import deque
 from typing import TYPE_CHECKING, Any, Self
 
-from epp.gateway.process import die_with_parent
+from epp.gateway.process import tied
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -46,10 +46,10 @@ class Child:
     ) -> Self:
         """Start `epp ARGUMENTS…` with this Python."""
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "epp", *arguments,
+            *tied([sys.executable, "-m", "epp", *arguments]),
             stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
             start_new_session=True,  # Ctrl-C in a terminal is the parent's to handle, in order
-            preexec_fn=die_with_parent(), env={**os.environ, "PYTHONUNBUFFERED": "1"}, limit=1 << 20,
+            env={**os.environ, "PYTHONUNBUFFERED": "1"}, limit=1 << 20,
         )  # fmt: skip
         return cls(name, process, heard)
 

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import TypeAlias
 
+from epp.errors import Rejection
+
 
 class BodyMode(IntEnum):
     """Envoy's body send modes, by their numbers on the wire."""
@@ -143,6 +145,7 @@ class ImmediateReply:
     headers: Mapping[str, bytes]
     body: bytes
     details: str
+    rejection: Rejection | None = field(default=None, compare=False, repr=False)  # what it says, for whoever counts
 
 
 Reply: TypeAlias = (

@@ -167,7 +167,8 @@ class Machine:
             headers["x-llm-d-request-dropped-reason"] = rejection.reason.encode()
         if rejection.retry_after is not None:
             headers["retry-after"] = str(rejection.retry_after).encode()
-        yield ImmediateReply(rejection.status, headers, rejection.body(), f"epp:{rejection.reason or rejection.kind}")
+        details = f"epp:{rejection.reason or rejection.kind}"
+        yield ImmediateReply(rejection.status, headers, rejection.body(), details, rejection)
 
     # --- response phase -------------------------------------------------------------------------------------------------
 

@@ -15,9 +15,10 @@ from epp.errors import Rejection
 from epp.extproc import codec
 from epp.extproc.events import AnswerBegan, AnswerEnded, AnswerPassed, ImmediateReply, Mutation, Route
 from epp.extproc.machine import Machine
-from epp.grpc.table import RpcError
+from epp.methods import RpcError
 from epp.requests.usage import reader_for
 from epp.scheduling.guard import place
+from epp.telemetry import RequestLabels
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from epp.clock import Clock
     from epp.extproc.events import Command, Reply, ResponseHeaders
     from epp.feedback.registry import Exchange, Exchanges
-    from epp.grpc.table import Metadata
+    from epp.methods import Metadata
     from epp.requests.choose import ParserTable
     from epp.router import Router
     from epp.telemetry import Telemetry
@@ -36,6 +37,7 @@ log = structlog.get_logger(__name__)
 METHOD = "/envoy.service.ext_proc.v3.ExternalProcessor/Process"
 LEASE_KEY = "x-epp-lease"  # in the dynamic metadata, so that Envoy's access log can name the exchange
 INVALID_ARGUMENT = 3
+LOG_AGAIN = 60.0  # seconds between two log lines about a proxy that is configured wrongly
 
 
 class ExternalProcessor:
@@ -61,6 +63,7 @@ class ExternalProcessor:
         self.max_body = max_body
         self.namespace = metadata_namespace
         self.streams = 0  # open now; the drain waits for them
+        self._complained: dict[str, float] = {}  # when, by message
 
     async def process(self, requests: AsyncIterator[bytes], metadata: Metadata) -> AsyncIterator[bytes]:
         """Serve one stream."""
@@ -88,6 +91,16 @@ class ExternalProcessor:
             self.streams -= 1
             stream.close()
             self.telemetry.stream_closed(self.clock() - opened, code)
+
+    def note(self, rejection: Rejection | None) -> None:
+        """Count what was refused before the router saw it; a proxy that cannot be served is for the operator to hear of."""
+        if rejection is None:
+            return
+        self.telemetry.request_rejected(RequestLabels("", "", "default-flow", 0), rejection.status, rejection.reason)
+        now = self.clock()
+        if rejection.status >= 500 and now - self._complained.get(rejection.message, float("-inf")) >= LOG_AGAIN:
+            self._complained[rejection.message] = now
+            log.error("request refused, the proxy must be configured otherwise", error=rejection.message)
 
 
 class _Stream:
@@ -139,8 +152,11 @@ class _Stream:
                 self._ended = True
             case Route():
                 pass  # the service's own business
+            case ImmediateReply():
+                self.refused = True
+                self._service.note(command.rejection)
+                return command
             case _:
-                self.refused = self.refused or isinstance(command, ImmediateReply)
                 return command
         return None
 

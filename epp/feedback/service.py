@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from epp.feedback.registry import Exchanges
-    from epp.grpc.table import Metadata, Table
+    from epp.methods import Metadata, Table
 
 log = structlog.get_logger(__name__)
 

@@ -157,21 +157,6 @@ async def run_envoy(
             await _stop(process)
 
 
-def die_with_parent() -> Callable[[], None] | None:
-    """Give a `preexec_fn` with the effect of `tied`, for processes that never load gRPC."""
-    if sys.platform != "linux":
-        return None
-    prctl = ctypes.CDLL(None).prctl  # looked up here: after fork nothing may be loaded
-    parent = os.getpid()
-
-    def ask() -> None:
-        prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        if os.getppid() != parent:  # it died in between
-            os._exit(1)
-
-    return ask
-
-
 def tied(command: Sequence[str | os.PathLike[str]]) -> list[str]:
     """Give `command` such that Linux kills it when the thread that starts it dies, even by SIGKILL; elsewhere as it is.
 

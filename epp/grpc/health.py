@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 
 from google.protobuf.message import DecodeError
 
-from epp.grpc.table import RpcError
+from epp.methods import RpcError
 from epp.pb.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
 
-    from epp.grpc.table import Metadata, Table
+    from epp.methods import Metadata, Table
 
 SERVICE = "/grpc.health.v1.Health/"
 CHECK, WATCH = SERVICE + "Check", SERVICE + "Watch"

@@ -14,12 +14,13 @@ import grpc
 import structlog
 from grpc import aio
 
-from epp.grpc.table import RpcError
+from epp.methods import RpcError
+from epp.scheduling.guard import place
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine
 
-    from epp.grpc.table import Metadata, Method, Table
+    from epp.methods import Metadata, Method, Table
 
 log = structlog.get_logger(__name__)
 
@@ -188,8 +189,9 @@ async def _run(path: str, method: Method, context: Any) -> None:
         await context.abort(code, error.message[:_LONGEST_MESSAGE])
     except aio.BaseError:  # the transport's own: the caller is gone, or the server stopped
         raise
-    except Exception:
-        log.exception("method failed", method=path)
+    except Exception as error:  # noqa: BLE001 - whatever it is, the caller gets a status
+        # Not the error's text, which may quote the prompt.
+        log.error("method failed", method=path, error=type(error).__qualname__, place=place(error))
         await context.abort(grpc.StatusCode.INTERNAL, "internal error of the endpoint picker; see its log")
     finally:
         if isinstance(replies, AsyncGenerator):

@@ -148,7 +148,8 @@ class Scraper:
     # --- one endpoint ----------------------------------------------------------------------------------------------
 
     async def _follow(self, session: aiohttp.ClientSession, target: Target) -> None:
-        await asyncio.sleep(self._random.random() * self._floor)
+        # The first scrapes are spread too, but not over an interval that the operator made long: until then all is unknown.
+        await asyncio.sleep(self._random.random() * min(self._floor, self._options.pace.max_interval))
         while True:
             changed = await self._scrape(session, target)
             target.busy = not target.failing and (changed or target.endpoint.leases > 0)

@@ -10,6 +10,8 @@ import structlog
 
 from epp.cli.logs import configure, is_json, level_of
 
+PROMPT = "the prompt"
+
 
 @pytest.fixture(autouse=True)
 def _restored() -> Iterator[None]:
@@ -45,7 +47,7 @@ def test_json_has_one_entry_a_line() -> None:
     log = structlog.get_logger("test")
     log.info("served", endpoint="10.0.0.1:8000", odd=object)
     try:
-        fail(" ".join(["the", "prompt"]))
+        fail(PROMPT)
     except ZeroDivisionError:
         log.exception("failed")
     logging.getLogger("aiohttp.server").warning("of %s", "another")
@@ -54,7 +56,7 @@ def test_json_has_one_entry_a_line() -> None:
     assert (served["event"], served["level"], served["endpoint"]) == ("served", "info", "10.0.0.1:8000")
     assert served["timestamp"].endswith("Z")
     assert "ZeroDivisionError" in failed["exception"]
-    assert "the prompt" not in stream.getvalue()
+    assert PROMPT not in stream.getvalue()
     assert (foreign["event"], foreign["level"], foreign["logger"]) == ("of another", "warning", "aiohttp.server")
 
 
@@ -65,14 +67,14 @@ def test_text_is_for_people() -> None:
     log = structlog.get_logger("test")
     log.warning("served", endpoint="10.0.0.1:8000")
     try:
-        fail(" ".join(["the", "prompt"]))
+        fail(PROMPT)
     except ZeroDivisionError:
         log.exception("failed")
     text = stream.getvalue()
     assert "served endpoint=10.0.0.1:8000" in text
     assert "\x1b" not in text
     assert "ZeroDivisionError" in text
-    assert "the prompt" not in text
+    assert PROMPT not in text
 
 
 def test_the_level_is_kept_to() -> None:

@@ -9,7 +9,7 @@ import pytest
 from grpc import aio
 
 from epp.grpc.server import GrpcServer
-from epp.grpc.table import Table
+from epp.methods import Table
 
 Serve = Callable[..., Awaitable[GrpcServer]]
 Connect = Callable[[int], Any]  # the stubs know no channel without serialisers

@@ -9,7 +9,7 @@ import grpc
 from epp.grpc.drain import drain
 from epp.grpc.health import CHECK, Health
 from epp.grpc.server import GrpcServer
-from epp.grpc.table import Metadata
+from epp.methods import Metadata
 from epp.pb.health_pb2 import HealthCheckRequest
 
 PATH = "/test.Service/Method"

@@ -14,7 +14,7 @@ from grpc import aio
 from grpc.aio import EOF  # type: ignore[attr-defined]
 
 from epp.grpc.server import GrpcServer, bind
-from epp.grpc.table import Metadata, Method, RpcError
+from epp.methods import Metadata, Method, RpcError
 
 PATH = "/test.Service/Method"
 WAIT = 10.0
@@ -126,7 +126,8 @@ async def test_any_other_exception_is_internal_and_logged_once(serve: Any, conne
         assert await call.code() is grpc.StatusCode.INTERNAL
         assert "the prompt" not in (await call.details())
         await until(lambda: server.active == 0)
-    assert [(line["event"], line["method"], line["exc_info"]) for line in logs] == [("method failed", PATH, True)]
+    assert [(line["event"], line["method"], line["error"]) for line in logs] == [("method failed", PATH, "ZeroDivisionError")]
+    assert __file__ in logs[0]["place"]
     again = channel.stream_stream("/test.Service/Echo")()
     await again.write(b"alive")
     assert await again.read() == b"alive"

@@ -21,7 +21,7 @@ from cryptography.x509.oid import NameOID
 from grpc import aio
 
 from epp.errors import ConfigError
-from epp.grpc.table import Metadata
+from epp.methods import Metadata
 from epp.grpc.tls import Certificates, Identity, self_signed, server_credentials, ssl_context
 
 PATH = "/test.Service/Method"
@@ -43,12 +43,11 @@ class Authority:
 
     @classmethod
     def make(cls, name: str) -> Authority:
-        """Make a CA called `name`."""
+        """Make a CA called `name`, with all that strict verifiers ask for."""
         key = ec.generate_private_key(ec.SECP256R1())
         basic = x509.BasicConstraints(ca=True, path_length=None)
-        return cls(
-            key, _builder(name, key).issuer_name(_name(name)).add_extension(basic, critical=True).sign(key, hashes.SHA256())
-        )
+        builder = _builder(name, key).issuer_name(_name(name)).add_extension(basic, critical=True)
+        return cls(key, builder.add_extension(_SIGNING, critical=True).sign(key, hashes.SHA256()))
 
     @property
     def pem(self) -> bytes:
@@ -59,10 +58,24 @@ class Authority:
         """Make a certificate for loopback, with its key."""
         key = ec.generate_private_key(ec.SECP256R1())
         address = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1")), x509.DNSName("localhost")])
+        issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key())
         builder = _builder(name, key).issuer_name(self.certificate.subject).add_extension(address, critical=False)
+        signed = builder.add_extension(issuer, critical=False).sign(self.key, hashes.SHA256())
         private = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-        signed = builder.sign(self.key, hashes.SHA256())
         return Identity(signed.public_bytes(serialization.Encoding.PEM), private)
+
+
+_SIGNING = x509.KeyUsage(
+    digital_signature=True,
+    content_commitment=False,
+    key_encipherment=False,
+    data_encipherment=False,
+    key_agreement=False,
+    key_cert_sign=True,
+    crl_sign=True,
+    encipher_only=False,
+    decipher_only=False,
+)
 
 
 def _name(name: str) -> x509.Name:
@@ -78,6 +91,7 @@ def _builder(name: str, key: ec.EllipticCurvePrivateKey) -> x509.CertificateBuil
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - dt.timedelta(hours=1))
         .not_valid_after(now + dt.timedelta(days=1))
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
     )
 
 
