@@ -148,11 +148,11 @@ def test_a_tied_command_is_the_command() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux can tie a child to its parent")
-async def test_a_child_started_with_preexec_is_tied(tmp_path: Path) -> None:
-    """`die_with_parent` has the same effect where it may be used."""
+async def test_a_tied_child_dies_with_its_parent(tmp_path: Path) -> None:
+    """Even a parent that is killed takes its tied children along."""
     starter = (
-        "import subprocess, time; from epp.gateway.process import die_with_parent; "
-        "print(subprocess.Popen(['sleep', '60'], preexec_fn=die_with_parent()).pid, flush=True); time.sleep(60)"
+        "import subprocess, time; from epp.gateway.process import tied; "
+        "print(subprocess.Popen(tied(['sleep', '60'])).pid, flush=True); time.sleep(60)"
     )
     parent = await asyncio.create_subprocess_exec(sys.executable, "-c", starter, stdout=subprocess.PIPE, cwd=tmp_path)
     assert parent.stdout is not None
