@@ -1,0 +1,173 @@
+"""The loop around the machine: whole conversations in memory, cut off at every point."""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from epp.extproc.service import ExternalProcessor
+from epp.feedback.registry import Exchanges
+from epp.methods import RpcError
+from epp.pb.ext_proc_pb2 import BodySendMode, ProcessingRequest, ProcessingResponse
+from tests.test_router import World, chat
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping, Sequence
+
+    from epp.api import Outcome
+    from epp.telemetry import RequestLabels
+
+DESTINATION = "x-gateway-destination-endpoint"
+
+
+def headers(message: Any, **values: str) -> None:
+    """Fill a HeaderMap."""
+    for key, value in values.items():
+        message.headers.headers.add(key=key, raw_value=value.encode())
+
+
+def conversation(body: bytes, *, sse: bool = False) -> list[bytes]:
+    """Write a whole duplex exchange as Envoy sends it."""
+    opening = ProcessingRequest()
+    headers(opening.request_headers, **{":method": "POST", ":path": "/v1/chat/completions", "x-request-id": "r"})
+    opening.protocol_config.request_body_mode = BodySendMode.FULL_DUPLEX_STREAMED
+    opening.protocol_config.response_body_mode = BodySendMode.FULL_DUPLEX_STREAMED
+    middle, end = ProcessingRequest(), ProcessingRequest()
+    middle.request_body.body = body[:10]
+    end.request_body.body = body[10:]
+    end.request_body.end_of_stream = True
+    began = ProcessingRequest()
+    headers(began.response_headers, **{":status": "200", "content-type": "text/event-stream" if sse else "application/json"})
+    usage = b'{"usage": {"prompt_tokens": 7, "completion_tokens": 3}}'
+    answer = [b"data: " + usage[:9], usage[9:] + b"\n\n", b"data: [DONE]\n\n"] if sse else [usage[:9], usage[9:]]
+    pieces = []
+    for number, piece in enumerate(answer, 1):
+        message = ProcessingRequest()
+        message.response_body.body = piece
+        message.response_body.end_of_stream = number == len(answer)
+        pieces.append(message)
+    return [message.SerializeToString() for message in (opening, middle, end, began, *pieces)]
+
+
+class Service:
+    """An ext_proc service over the router's test world."""
+
+    def __init__(self, **options: Any) -> None:
+        """Put it together."""
+        self.world = World(**options)
+        self.outcomes: list[Any] = []
+        heard = self.world.heard
+        heard.request_finished = self._finished  # type: ignore[method-assign]
+        self.exchanges = Exchanges(
+            pool=self.world.pool, telemetry=heard, clock=lambda: 0.0, random=random.Random(1), first_token=(), finished=()
+        )
+        self.ext_proc = ExternalProcessor(
+            router=self.world.router, parsers=self.world.router._parsers, exchanges=self.exchanges, telemetry=heard,
+            clock=lambda: 0.0, max_body=10_000,
+        )  # fmt: skip
+
+    def _finished(self, labels: RequestLabels, outcome: Outcome, *, streaming: bool, prompt_tokens: int) -> None:
+        self.outcomes.append(outcome)
+
+    async def talk(self, messages: Sequence[bytes], metadata: Mapping[str, str] | None = None) -> list[ProcessingResponse]:
+        """Play `messages` and then half-close."""
+
+        async def requests() -> AsyncIterator[bytes]:
+            for message in messages:
+                yield message
+
+        return [ProcessingResponse.FromString(r) async for r in self.ext_proc.process(requests(), metadata or {})]
+
+
+async def test_a_whole_exchange_in_duplex_ends_with_usage_and_nothing_in_flight() -> None:
+    """Header and metadata agree, the metadata names the lease, usage is read from the passing answer."""
+    for sse in (False, True):
+        service = Service()
+        body = chat(stream=sse)
+        replies = await service.talk(conversation(body, sse=sse))
+        first = replies[0].request_headers.response
+        assert first.clear_route_cache
+        options = {option.header.key: option.header for option in first.header_mutation.set_headers}
+        fields = replies[0].dynamic_metadata.fields["envoy.lb"].struct_value.fields
+        assert fields[DESTINATION].string_value == options[DESTINATION].raw_value.decode()
+        assert fields["x-epp-lease"].string_value
+        assert all(not option.value for option in options.values()), "raw_value only"
+        sent = [r.request_body.response.body_mutation.streamed_response for r in replies if r.HasField("request_body")]
+        assert b"".join(piece.body for piece in sent) == body
+        assert sent[-1].end_of_stream
+        (outcome,) = service.outcomes
+        assert (outcome.usage.prompt_tokens, outcome.usage.completion_tokens) == (7, 3)
+        assert outcome.status == 200
+        assert service.world.inflight == 0
+
+
+@given(st.integers(min_value=0, max_value=7), st.booleans(), st.booleans())
+async def test_a_stream_cut_anywhere_leaves_nothing_in_flight(length: int, sse: bool, read_all: bool) -> None:
+    """After any exchange, complete or not, read to the end or closed early, every lease is over."""
+    service = Service()
+
+    async def requests() -> AsyncIterator[bytes]:
+        for message in conversation(chat(stream=sse), sse=sse)[:length]:
+            yield message
+
+    stream = service.ext_proc.process(requests(), {})
+    async for _ in stream:
+        if not read_all:
+            break
+    await stream.aclose()  # type: ignore[attr-defined]
+    assert service.world.inflight == 0
+    assert len(service.exchanges) == 0
+    assert service.ext_proc.streams == 0
+    assert len(service.outcomes) == (length >= 3)
+
+
+async def test_an_announced_access_log_keeps_the_lease_of_a_released_stream() -> None:
+    """The stream is over after the request phase; the exchange waits for its entry, counted."""
+    service = Service()
+    await service.talk(conversation(chat())[:3], {"x-epp-completion": "access-log", "x-epp-node": "n"})
+    assert service.world.inflight == 1
+    assert service.exchanges.waiting == 1
+    service.exchanges.close()
+    assert service.world.inflight == 0
+
+
+async def test_a_refusal_is_the_last_word() -> None:
+    """After an immediate answer nothing else is said, whatever still comes."""
+    service = Service()
+    (reply,) = await service.talk(conversation(b"not json at all"))
+    assert reply.immediate_response.status.code == 400
+    assert service.world.inflight == 0
+
+
+async def test_a_body_over_the_limit_is_refused_and_counted() -> None:
+    """What the machine refuses is counted like what the router refuses."""
+    service = Service()
+    (reply,) = await service.talk(conversation(b"x" * 20_000))
+    assert reply.immediate_response.status.code == 413
+    assert service.world.heard.rejected == [(413, None)]
+
+
+async def test_a_router_that_fails_altogether_answers_500_and_never_a_grpc_error() -> None:
+    """The last net: an exception becomes an answer with a reason, and a fault that is counted."""
+    service = Service()
+    service.world.router._pool = None  # type: ignore[assignment]
+    (reply,) = await service.talk(conversation(chat()))
+    assert reply.immediate_response.status.code == 500
+    assert service.world.heard.faults == ["route"]
+
+
+async def test_bytes_that_are_no_message_end_the_stream_with_invalid_argument() -> None:
+    """Only a caller that is not Envoy gets a gRPC error."""
+    with pytest.raises(RpcError) as told:
+        await Service().talk([b"\xff\xff\xff"])
+    assert told.value.code == 3
+
+
+async def test_unknown_kinds_of_messages_are_ignored() -> None:
+    """A message of a kind this picker does not know changes nothing."""
+    messages = conversation(chat())
+    assert len(await Service().talk([b"", *messages])) == len(await Service().talk(messages))
