@@ -29,8 +29,14 @@ class Rejection(Exception):  # noqa: N818 - an answer, not an error of ours
         super().__init__(message)
         self.message = message
         if status is not None:
-            self.status = status
+            if not 400 <= status <= 599:  # Envoy would make 200 of 0
+                told = f"a rejection's status must be 400 to 599, not {status!r}"
+                raise ValueError(told)
+            self.status = int(status)
         if reason is not None:
+            if not (reason.isascii() and reason.isprintable()):  # it becomes a header
+                told = f"a rejection's reason must be printable ASCII, not {reason!r}"
+                raise ValueError(told)
             self.reason = reason
 
     def body(self) -> bytes:

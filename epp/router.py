@@ -8,6 +8,8 @@ the endpoint with the least in flight. Knows no protobuf, no gRPC and no Envoy.
 
 from __future__ import annotations
 
+import math
+import re
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +19,7 @@ import structlog
 
 from epp.api import Parsed, Pick, PrefixMatch, Request, TokenLoad
 from epp.errors import NoEndpoints, Rejection
+from epp.requests.paths import request_path
 from epp.scheduling.fallback import least_inflight
 from epp.scheduling.guard import place
 from epp.telemetry import RequestLabels
@@ -38,6 +41,8 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 DESTINATION = "x-gateway-destination-endpoint"
+MAX_ID = 128  # characters kept of a request id or fairness id: what clients choose must not fill memory
+MAX_MODEL = 1024  # characters of a model's name, which becomes a header
 MODEL_NAME, BASE_MODEL_NAME = "x-gateway-model-name", "x-gateway-base-model-name"
 FAIRNESS_ID = ("x-llm-d-inference-fairness-id", "x-gateway-inference-fairness-id")  # the new name beats the old
 
@@ -50,6 +55,8 @@ CONTROL_HEADERS = frozenset({
     "x-llm-d-slo-ttft-ms", "x-slo-ttft-ms", "x-llm-d-slo-tpot-ms", "x-slo-tpot-ms",
     "x-prefiller-host-port", "x-encoder-hosts-ports", "x-data-parallel-host-port", "x-kv-cache-source-host-port",
 })  # fmt: skip
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 Subset = Sequence[tuple[str, int | None]]
 
@@ -146,7 +153,7 @@ class Router:
 
     def _parse(self, headers: Mapping[str, str], body: bytes | None) -> Request:
         request = Request(
-            id=headers.get("x-request-id") or str(uuid.UUID(int=self._random.getrandbits(128), version=4)),
+            id=headers.get("x-request-id", "")[:MAX_ID] or str(uuid.UUID(int=self._random.getrandbits(128), version=4)),
             method=headers.get(":method", ""),
             path=headers.get(":path", ""),
             headers=headers,
@@ -154,17 +161,19 @@ class Router:
         )
         for name in FAIRNESS_ID:
             if headers.get(name):
-                request.fairness_id = headers[name]
+                request.fairness_id = headers[name][:MAX_ID]
                 break
-        if body is not None:
-            request.parsed = self._read_body(request, body)
+        # A POST to an inference API without a body lacks its model: its parser says so. Other requests may well have none.
+        if body is not None or (request.method == "POST" and self._parsers.claims(headers)):
+            request.parsed = self._read_body(request, body or b"")
             request.model = request.target_model = request.parsed.model or ""
             request.base_model = self.adapters.base_of(request.model) if request.model else ""
         return request
 
     def _read_body(self, request: Request, body: bytes) -> Parsed:
         try:
-            return self._parsers.find(request.headers).parse(request.path, request.headers, body)
+            parser = self._parsers.find(request.headers)
+            return _checked(parser.parse(request_path(request.headers), request.headers, body))
         except Rejection as rejection:
             labels = RequestLabels("", "", request.fairness_id, request.priority)
             self._telemetry.request_rejected(labels, rejection.status, rejection.reason)
@@ -214,9 +223,7 @@ class Router:
     def _reserve(self, request: Request, labels: RequestLabels, candidates: Candidates, pick: Pick | None) -> Routed:
         endpoints = pick.endpoints if pick is not None else [least_inflight(candidates, self._random)]
         chosen = endpoints[0]
-        load = request.get(TokenLoad)
-        tokens = float(load.tokens[chosen.row]) if load is not None else float(request.parsed.prompt_tokens)
-        lease = self._pool.reserve(chosen, tokens)
+        lease = self._pool.reserve(chosen, self._tokens(request, chosen))
         try:
             self._announce(request, endpoints)
             self._journal.record(request, pick, chosen, self._clock())
@@ -225,11 +232,26 @@ class Router:
             lease.end()
             raise
 
+    def _tokens(self, request: Request, chosen: Endpoint) -> float:
+        """Give the tokens `request` adds on `chosen`, as a producer found; without a usable answer its whole prompt."""
+        load = request.get(TokenLoad)
+        if load is not None:
+            try:
+                tokens = float(load.tokens[chosen.row])
+                if 0.0 <= tokens < math.inf:
+                    return tokens
+            except Exception as error:  # noqa: BLE001 - what a plugin attached may be anything
+                self._fault("load", request, error)
+        return float(request.parsed.prompt_tokens)
+
     def _announce(self, request: Request, endpoints: Sequence[Endpoint]) -> None:
         match = request.get(PrefixMatch)
         if match is not None and match.total:
-            matched = int(match.matched[endpoints[0].row])
-            self._telemetry.prefix_matched(matched * match.block_tokens, match.total * match.block_tokens)
+            try:
+                matched = int(match.matched[endpoints[0].row])
+                self._telemetry.prefix_matched(matched * match.block_tokens, match.total * match.block_tokens)
+            except Exception as error:  # noqa: BLE001 - as above
+                self._fault("prefix", request, error)
         for observer, routed in self._observers:
             try:
                 routed(request, endpoints)
@@ -265,3 +287,14 @@ class Router:
             error=type(error).__qualname__,  # not its text, which may quote the prompt
             place=place(error),
         )
+
+
+def _checked(parsed: Parsed) -> Parsed:
+    """Make sure that a parser, which may be anybody's, gave what can be routed and put into headers; raise ValueError."""
+    model = parsed.model
+    if model is not None and not (isinstance(model, str) and len(model) <= MAX_MODEL and not _CONTROL.search(model)):
+        message = "a parser gave a model that cannot be a header"
+        raise ValueError(message)
+    if model:
+        model.encode()  # a lone surrogate raises UnicodeEncodeError, which is a ValueError
+    return parsed

@@ -14,7 +14,20 @@ from epp_plugins.pickers.max_score import MaxScorePicker, MaxScorePickerParamete
 from epp_plugins.profiles.single import SingleProfileHandler
 from epp_plugins.scorers.queue import QueueScorer
 
-from epp.api import BadRequest, Candidates, NoEndpoints, Parsed, Pick, Pool, Rejection, Request, Services, Signals, TokenLoad
+from epp.api import (
+    BadRequest,
+    Candidates,
+    NoEndpoints,
+    Parsed,
+    Pick,
+    Pool,
+    PrefixMatch,
+    Rejection,
+    Request,
+    Services,
+    Signals,
+    TokenLoad,
+)
 from epp.config.assembly import Installed, ProfileSpec, Use
 from epp.endpoints.endpoint import EndpointSpec
 from epp.flow.admission import Admission
@@ -213,15 +226,27 @@ async def test_a_request_without_a_body_goes_to_the_least_in_flight_of_its_subse
     assert world.inflight == 2
 
 
-@pytest.mark.parametrize("body", [None, chat()])
-async def test_no_endpoint_is_503(body: bytes | None) -> None:
+async def test_a_post_to_an_inference_api_without_any_body_is_refused() -> None:
+    """It lacks its model just as an empty body does; to a path that no parser claims it is routed."""
+    world = World()
+    with pytest.raises(BadRequest, match="empty"):
+        await world.route(None)
+    assert (world.heard.rejected, world.inflight) == ([(400, None)], 0)
+    await world.route(None, {":method": "POST", ":path": "/reset_prefix_cache"})
+    await world.route(None, {":method": "OPTIONS", ":path": "/v1/chat/completions"})
+    assert world.inflight == 2
+
+
+@pytest.mark.parametrize(("method", "body"), [("GET", None), ("POST", chat())])
+async def test_no_endpoint_is_503(method: str, body: bytes | None) -> None:
     """An empty pool and an empty subset are both told apart from saturation."""
     world = World()
+    headers = {**CHAT, ":method": method}
     with pytest.raises(NoEndpoints, match="subset"):
-        await world.route(body, subset=[])
+        await world.route(body, headers, subset=[])
     world.pool.update([])
     with pytest.raises(NoEndpoints, match="pool"):
-        await world.route(body)
+        await world.route(body, headers)
     assert world.heard.rejected == [(503, "rejected-no-endpoints")] * 2
 
 
@@ -306,3 +331,71 @@ async def test_scores_are_emitted_for_every_candidate_on_request() -> None:
     assert routed.metadata["x-gateway-destination-endpoint-scores"] == {
         "10.0.0.1:8000": 1.0, "10.0.0.2:8000": 0.5, "10.0.0.3:8000": 0.0,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("matched", [np.array([np.nan] * 3), np.array([1.0]), "nonsense"])
+async def test_nonsense_that_a_producer_attached_costs_no_request(matched: Any) -> None:
+    """Data of the wrong shape or kind is our loss of knowledge, not the client's loss of an answer."""
+
+    class Nonsense:
+        produces: ClassVar[tuple[type, ...]] = (PrefixMatch, TokenLoad)
+
+        def produce(self, request: Request, pool: Candidates) -> None:
+            request.attach(PrefixMatch(matched, 4, 64))
+            request.attach(TokenLoad(matched))
+
+    world = World(plugins=[Nonsense()])
+    world.load(1, 1, 0)
+    routed = await world.route(chat())
+    assert routed.lease.tokens >= 0
+    routed.lease.end()
+    assert world.inflight == 0
+
+
+@pytest.mark.parametrize(
+    "parsed", [None, Parsed(model="a\nb"), Parsed(model="\ud800"), Parsed(model=7), Parsed(model="x" * 2000)]
+)  # type: ignore[arg-type]
+async def test_nonsense_of_a_parser_routes_by_load_and_is_counted(parsed: Any) -> None:
+    """What cannot become a header never reaches Envoy."""
+
+    class Odd:
+        paths: ClassVar[tuple[str, ...]] = ()
+
+        def parse(self, path: str, headers: Mapping[str, str], body: bytes) -> Parsed:
+            return parsed  # type: ignore[no-any-return]
+
+        def usage(self, content_type: str) -> None:
+            return None
+
+    world = World(parsers=[Odd()])
+    routed = await world.route(b"{}")
+    assert "x-gateway-model-name" not in routed.set_headers
+    assert world.heard.faults == ["parse"]
+
+
+async def test_an_escaped_path_is_the_same_path() -> None:
+    """A client cannot hide an inference request behind an escape."""
+    routed = await World().route(chat(), {":method": "POST", ":path": "/v1/chat/completion%73?x=%20"})
+    assert routed.request.model == "m"
+
+
+async def test_what_clients_choose_as_ids_is_kept_short() -> None:
+    """Request ids and fairness ids of any length fill neither metrics nor the journal."""
+    headers = {**CHAT, "x-request-id": "r" * 5000, "x-llm-d-inference-fairness-id": "f" * 5000}
+    routed = await World().route(chat(), headers)
+    assert len(routed.request.id) == 128
+    assert len(routed.labels.fairness_id) == 128
+
+
+async def test_a_scorer_cannot_change_the_pool() -> None:
+    """Endpoints and rows are not a plugin's to change; it fails, the request does not."""
+
+    class Vandal:
+        def score(self, request: Request, pool: Candidates) -> Scores:
+            pool.rows[:] = 0
+            return pool.full(1.0)
+
+    world = World(scorers=[Vandal()])
+    assert (await world.route(chat())).endpoints
+    assert ("Scorer", "Vandal") in world.heard.failed
+    assert isinstance(world.pool.endpoints, tuple)

@@ -111,7 +111,7 @@ def _names(adapters: Any, path: Path, problems: Problems) -> list[tuple[str, Pat
 
 
 def _named(name: object, path: Path, problems: Problems) -> TypeGuard[str]:
-    if isinstance(name, str) and name.strip():
+    if isinstance(name, str) and name.strip() and name.isprintable():  # it becomes a header
         return True
     problems.error(path, f"must be a name, not {name!r}" if name is not None else "is required: a name")
     return False

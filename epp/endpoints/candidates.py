@@ -33,18 +33,19 @@ class Candidates:
         self._pool = pool
         self._stale = stale
         self.rows = rows
+        rows.flags.writeable = False
 
     def __len__(self) -> int:
         """Count the candidates."""
         return len(self.rows)
 
     @property
-    def endpoints(self) -> list[Endpoint]:
-        """The candidates themselves; not to be changed: it is the pool's own list when nobody was left out."""
+    def endpoints(self) -> tuple[Endpoint, ...]:
+        """The candidates themselves."""
         endpoints = self._pool.endpoints
-        if len(self.rows) == len(endpoints):  # the pool replaces its list, it never changes it
+        if len(self.rows) == len(endpoints):
             return endpoints
-        return [endpoints[row] for row in self.rows.tolist()]
+        return tuple(endpoints[row] for row in self.rows.tolist())
 
     @property
     def size(self) -> int:

@@ -48,6 +48,15 @@ class EndpointSpec:
     labels: Mapping[str, str] = field(default_factory=dict)
     metrics_url: str | None = None
 
+    def __post_init__(self) -> None:
+        """Refuse what Envoy could not use; raise ValueError."""
+        canonical = str(ipaddress.ip_address(self.address))
+        if canonical != self.address:
+            object.__setattr__(self, "address", canonical)
+        if not isinstance(self.port, int) or not 0 < self.port < 65536:
+            msg = f"not a port: {self.port!r}"
+            raise ValueError(msg)
+
     @property
     def key(self) -> str:
         """The endpoint's identity and its name on the wire: `ip:port`, IPv6 in brackets."""

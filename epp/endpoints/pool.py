@@ -61,7 +61,7 @@ class Pool:
         """
         self.clock = clock
         self.stale_after = stale_after
-        self.endpoints: list[Endpoint] = []
+        self.endpoints: tuple[Endpoint, ...] = ()  # replaced, never changed: plugins and decisions hold on to it
         self.version = 0  # grows with each change of membership, labels or reachability
         self.synced = False
         self.columns: dict[str, Floats] = {name: np.empty(0) for name in (*SCRAPED, *OBSERVED, *COUNTED)}
@@ -107,7 +107,7 @@ class Pool:
             if key not in wanted:
                 self._set_adapters(endpoint, frozenset(), frozenset())
                 self._departed[key] = endpoint
-        self.endpoints = [old.get(key) or self._arrive(spec) for key, spec in wanted.items()]
+        self.endpoints = tuple(old.get(key) or self._arrive(spec) for key, spec in wanted.items())
         self._by_key = {endpoint.key: endpoint for endpoint in self.endpoints}
         rows = np.array([endpoint.row for endpoint in self.endpoints], dtype=np.intp)
         known = rows >= 0

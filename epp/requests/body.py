@@ -13,6 +13,7 @@ from epp.errors import BadRequest
 
 MAX_MODEL_LENGTH = 1024  # characters; a model's name becomes a header and a metric label
 _MAX_MODEL_BYTES = 6 * MAX_MODEL_LENGTH + 2  # each character may be written \uXXXX
+_MAX_SALT_BYTES = 1024
 _BOM = b"\xef\xbb\xbf"
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _PLACE = re.compile(r"(?:JSON is malformed: )?(.*) \(byte (\d+)\)")
@@ -103,6 +104,14 @@ def model_name(value: Raw) -> str:
         else:
             return name
     raise BadRequest(message)
+
+
+def salt(value: Raw) -> str:
+    """Give the cache salt, empty when there is none; raise `BadRequest` when it is too long to be one."""
+    if len(memoryview(value)) > _MAX_SALT_BYTES:
+        message = f'The field "cache_salt" is longer than {_MAX_SALT_BYTES} bytes.'
+        raise BadRequest(message)
+    return text(value) or ""
 
 
 def text(value: Raw) -> str | None:

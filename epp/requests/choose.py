@@ -37,6 +37,10 @@ class ParserTable:
         """Every path suffix that some parser claims."""
         return tuple(self._by_suffix)
 
+    def claims(self, headers: Mapping[str, str]) -> bool:
+        """Tell whether some parser claims the path of a request with these `headers`; the fallback claims none."""
+        return longest_suffix(request_path(headers), self._by_suffix) is not None
+
     def find(self, headers: Mapping[str, str]) -> Parser:
         """Give the parser for a request with these `headers` (names in lower case); raise `BadRequest` when there is none."""
         path = request_path(headers)

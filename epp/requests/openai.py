@@ -95,7 +95,7 @@ class OpenAIParser:
             prompt=prompt,
             prompt_tokens=tokens,
             max_tokens=_first_count(api.limits(fields)),
-            cache_salt=json_body.text(fields.cache_salt) or "",
+            cache_salt=json_body.salt(fields.cache_salt),
         )
 
     def usage(self, content_type: str) -> UsageReader | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+from urllib.parse import unquote
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -22,8 +23,9 @@ def request_path(headers: Mapping[str, str]) -> str:
 
 
 def without_query(path: str) -> str:
-    """Cut the query off `path`."""
-    return path.partition("?")[0]
+    """Cut the query off `path`, and undo escapes: `/v1/chat/completion%73` is the same path to a model server."""
+    path = path.partition("?")[0]
+    return unquote(path) if "%" in path else path
 
 
 def normal_suffix(suffix: str) -> str:

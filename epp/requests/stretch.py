@@ -16,6 +16,9 @@ from epp.errors import BadRequest
 from epp.requests.body import Raw, given, kind
 
 BYTES_PER_TOKEN = 4
+#: Of a prompt of token ids so many bytes of JSON are read as ids: some 75,000, a few milliseconds. More ids than that
+#: count as tokens, and two prompts that differ only beyond them look alike.
+MAX_ID_TEXT = 1 << 19
 _FIRST_ITEM = re.compile(rb"\[[ \t\r\n]*(.)", re.DOTALL)
 _SPACE = b" \t\r\n"
 
@@ -63,9 +66,9 @@ def of_text_or_ids(name: str, value: Raw, before: bytes = b"") -> Stretch:
     if opening == b'"':  # a batch of strings begins as its first string does alone
         return of_bytes(before + stretch[stretch.index(b'"') + 1 :])
     if not before and (opening == b"[" or opening.isdigit()):
-        ids = _token_ids(value, nested=opening == b"[")
-        if ids is not None:
-            return Stretch(ids, max(1, len(ids) // BYTES_PER_TOKEN))
+        found_ids = _token_ids(bytes(value), nested=opening == b"[")
+        if found_ids is not None:
+            return found_ids
     return of_bytes(before + stretch)
 
 
@@ -83,12 +86,17 @@ def _open_array(name: str, value: Raw) -> bytes:
     return stretch
 
 
-def _token_ids(value: Raw, *, nested: bool) -> bytes | None:
+def _token_ids(text: bytes, *, nested: bool) -> Stretch | None:
     """Pack token ids, four bytes each; None when the array holds anything else, which the model server will judge."""
     packed = array.array("I")
+    tokens = 0
+    if len(text) > MAX_ID_TEXT:
+        tokens = text.count(b",") + 1
+        text = text[: max(1, text.rfind(b",", 0, MAX_ID_TEXT))].rstrip(_SPACE)
+        text += b"]" * (text.count(b"[") - text.count(b"]"))
     try:
-        for ids in _id_lists.decode(value) if nested else (_ids.decode(value),):
+        for ids in _id_lists.decode(text) if nested else (_ids.decode(text),):
             packed.extend(ids)
     except (msgspec.DecodeError, OverflowError, RecursionError):
         return None
-    return packed.tobytes()
+    return Stretch(packed.tobytes(), tokens or max(1, len(packed)))

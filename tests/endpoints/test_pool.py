@@ -185,3 +185,17 @@ def test_what_is_no_address_is_refused(text: str) -> None:
     """A bad address raises ValueError."""
     with pytest.raises(ValueError, match=r".*"):
         split_address(text)
+
+
+@pytest.mark.parametrize(
+    ("address", "port"), [("host", 80), ("10.0.0.1", 0), ("10.0.0.1", "8000"), ("10.0.0.1", 70_000), ("", 1)]
+)
+def test_an_endpoint_that_envoy_could_not_use_is_refused(address: str, port: int) -> None:
+    """A discovery plugin hears of its mistake; EDS stays whole."""
+    with pytest.raises(ValueError, match=r".+"):
+        EndpointSpec(address, port)
+
+
+def test_an_address_is_kept_in_canonical_form() -> None:
+    """One endpoint has one name however it is written."""
+    assert EndpointSpec("0:0:0::1", 80).key == "[::1]:80"

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from epp.api import Parsed, Parser
 from epp.errors import BadRequest
 from epp.requests.openai import OpenAIParser
+from epp.requests.stretch import MAX_ID_TEXT
 from epp.requests.usage import JsonUsage, SseUsage
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
@@ -252,3 +253,27 @@ def test_any_object_is_parsed_or_refused(path: str, body: dict[str, Any]) -> Non
         return
     assert parsed.model == body["model"]
     assert parsed.prompt_tokens >= 1
+
+
+def test_a_huge_array_of_token_ids_costs_little_and_still_counts() -> None:
+    """Only the first ids are read as such; nesting and length cannot stop the picker, and tokens are still counted."""
+    for ids, tokens in (("1," * 400_000 + "1", 400_001), ("[]," * 300_000 + "[1]", 300_001)):
+        parsed = OpenAIParser().parse("/v1/completions", {}, f'{{"model": "m", "prompt": [{ids}]}}'.encode())
+        assert parsed.prompt_tokens == tokens
+        assert len(parsed.prompt) <= MAX_ID_TEXT * 2
+
+
+def test_a_cut_array_of_token_ids_keeps_the_prefix() -> None:
+    """A longer conversation begins with the bytes of the shorter one, also beyond the cut."""
+    ids = ",".join(str(number % 1000) for number in range(300_000))
+    short = OpenAIParser().parse("/v1/completions", {}, f'{{"model": "m", "prompt": [{ids}]}}'.encode())
+    longer = OpenAIParser().parse("/v1/completions", {}, f'{{"model": "m", "prompt": [{ids},7,8]}}'.encode())
+    assert longer.prompt == short.prompt
+    assert longer.prompt_tokens == short.prompt_tokens + 2
+
+
+def test_a_cache_salt_that_is_no_salt_is_refused() -> None:
+    """It is kept as long as the request runs, so it must be short."""
+    body = json.dumps({"model": "m", "messages": [{}], "cache_salt": "s" * 5000}).encode()
+    with pytest.raises(BadRequest, match="cache_salt"):
+        OpenAIParser().parse("/v1/chat/completions", {}, body)
