@@ -72,7 +72,8 @@ class Picker:
         self.options = options
         self.assembly = assembly
         self.clock = clock
-        self.pool = Pool(clock, stale_after=options.metrics_staleness_threshold)
+        scraping = self._scrape_options()
+        self.pool = Pool(clock, stale_after=_stale_after(options, scraping))
         self.telemetry = PrometheusTelemetry(self.pool)
         self.guard = Guard(self.telemetry, clock)
         self.decisions = DecisionLog()
@@ -95,12 +96,12 @@ class Picker:
             max_body=options.max_body_bytes,
         )
         self.health = Health(self._why_not_ready)
-        self.scraper = Scraper(self.pool, self._scrape_options(), clock=clock, random=rng, telemetry=self.telemetry)
+        self.scraper = Scraper(self.pool, scraping, clock=clock, random=rng, telemetry=self.telemetry)
         self.servers: list[GrpcServer] = []
         self._departed = _verbs(assembly, "departed")
-        self._members: list[Endpoint] = []
+        self._members: tuple[Endpoint, ...] = ()
         self.pool.watch(self._pool_changed)
-        eds = EndpointDiscovery(self.pool, (options.eds_cluster,))
+        eds = EndpointDiscovery(self.pool, (options.eds_cluster,), presence=self.exchanges)
         logs = AccessLogs(self.exchanges)
         self.table = {METHOD: self.ext_proc.process, **logs.methods(), **eds.methods(), **self.health.methods()}
 
@@ -280,6 +281,20 @@ async def serve(options: ServeOptions) -> int:
         await asyncio.gather(draining, hurrying, return_exceptions=True)
     log.info("stopped")
     return 0
+
+
+def _stale_after(options: ServeOptions, scraping: ScrapeOptions) -> float:
+    """Give the age from which signals are unknown: never so short that a healthy endpoint is unknown between two scrapes."""
+    needed = 2 * scraping.pace.interval + scraping.timeout
+    if needed <= options.metrics_staleness_threshold:
+        return options.metrics_staleness_threshold
+    log.warning(
+        "signals would be unknown between two scrapes: the staleness threshold is raised",
+        scrape_interval=scraping.pace.interval,
+        metrics_staleness_threshold=options.metrics_staleness_threshold,
+        used=needed,
+    )
+    return needed
 
 
 async def _forever(name: str, run: Callable[[], Awaitable[None]]) -> None:

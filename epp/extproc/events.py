@@ -158,11 +158,15 @@ Reply: TypeAlias = (
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """The request is complete: ask the router, then tell the machine `routed` or `refused`. `body` is None without a body."""
+    """The request is complete: ask the router, then tell the machine `routed` or `refused`. `body` is None without a body.
+
+    With `trailers` the streamed body was ended by trailers, which some routes of the proxy had better know.
+    """
 
     headers: Mapping[str, str]
     body: bytes | None
     subset: Subset | None
+    trailers: bool = False
 
 
 @dataclass(frozen=True, slots=True)

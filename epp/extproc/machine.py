@@ -140,7 +140,7 @@ class Machine:
     def _decide(self, body: bytes | None) -> Route:
         self.state = State.DECIDING
         self._body = body
-        return Route(self._headers, body, self._subset)
+        return Route(self._headers, body, self._subset, self._trailers)
 
     # --- the decision ---------------------------------------------------------------------------------------------------
 

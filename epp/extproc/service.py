@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 METHOD = "/envoy.service.ext_proc.v3.ExternalProcessor/Process"
+TRAILERS_KEY = "x-epp-trailers"  # in the dynamic metadata of a request ended by trailers; Envoy must not retry such a one
 LEASE_KEY = "x-epp-lease"  # in the dynamic metadata, so that Envoy's access log can name the exchange
 INVALID_ARGUMENT = 3
 LOG_AGAIN = 60.0  # seconds between two log lines about a proxy that is configured wrongly
@@ -139,6 +140,8 @@ class _Stream:
             return self._machine.refused(Rejection("internal error of the endpoint picker; see its log"))
         self._exchange = service.exchanges.register(routed, metadata=self._metadata, started=self._started)
         values = {**routed.metadata, LEASE_KEY: self._exchange.id}
+        if command.trailers:
+            values[TRAILERS_KEY] = "true"
         return self._machine.routed(Mutation(routed.set_headers, routed.remove_headers, {service.namespace: values}))
 
     def observe(self, command: Command) -> Reply | None:

@@ -18,13 +18,15 @@ from envoy_data_plane.envoy.extensions.access_loggers.grpc import v3 as grpc_log
 from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager import v3 as hcm
 from envoy_data_plane.envoy.extensions.request_id.uuid import v3 as request_id
 from envoy_data_plane.envoy.extensions.retry.host.previous_hosts import v3 as previous_hosts
+from envoy_data_plane.envoy.type.matcher import v3 as matcher
 from envoy_data_plane.google.protobuf import Any
 
-from epp.gateway.clusters import address, picker_cluster, picker_service, pool_cluster
+from epp.gateway.clusters import NAMESPACE, address, picker_cluster, picker_service, pool_cluster
 from epp.gateway.filters import http_filters
 from epp.gateway.wiring import HOSTNAME, Wiring, command_of
 
 LOG_NAME = "epp"
+TRAILERS = "x-epp-trailers"  # in the picker's metadata: the request ended with trailers
 SERVED_HEADER = "x-served-endpoint"  # with `reveal_served`
 
 
@@ -99,7 +101,11 @@ def _access_log(wiring: Wiring) -> accesslog.AccessLog:
 
 
 def _routes(wiring: Wiring) -> route.RouteConfiguration:
-    """Give one route for everything. A retry goes only where no model server can have begun an answer."""
+    """Give a route for everything. A retry goes only where no model server can have begun an answer.
+
+    And never for a request ended by trailers: Envoy 1.40 keeps a copy of the body for the retry, and sends it a second time,
+    after the body itself, when ext_proc lets the trailers go on. The picker marks such requests in the metadata.
+    """
     retry = route.RetryPolicy(
         retry_on="connect-failure,refused-stream,reset-before-request",
         num_retries=3,
@@ -115,14 +121,27 @@ def _routes(wiring: Wiring) -> route.RouteConfiguration:
         match=route.RouteMatch(prefix="/"),
         route=route.RouteAction(cluster=wiring.pool, timeout=timedelta(0), retry_policy=retry),
     )
+    once = route.Route(
+        name="pool-once",
+        match=route.RouteMatch(prefix="/", dynamic_metadata=[_ended_by_trailers()]),
+        route=route.RouteAction(cluster=wiring.pool, timeout=timedelta(0)),
+    )
     host = route.VirtualHost(
         name="all",
         domains=["*"],
-        routes=[to_pool],
+        routes=[once, to_pool],
         request_body_buffer_limit=wiring.body_limit,
         response_headers_to_add=[_served()] if wiring.reveal_served else [],
     )
     return route.RouteConfiguration(name="front", virtual_hosts=[host])
+
+
+def _ended_by_trailers() -> matcher.MetadataMatcher:
+    return matcher.MetadataMatcher(
+        filter=NAMESPACE,
+        path=[matcher.MetadataMatcherPathSegment(key=TRAILERS)],
+        value=matcher.ValueMatcher(string_match=matcher.StringMatcher(exact="true")),
+    )
 
 
 def _served() -> core.HeaderValueOption:

@@ -70,7 +70,7 @@ PROCESSING_MODES = {
         response_header_mode=_SEND, response_body_mode=_DUPLEX, response_trailer_mode=_SEND,
     ),
     Mode.BUFFERED: ext_proc.ProcessingMode(
-        request_header_mode=_SEND, request_body_mode=_BUFFERED, request_trailer_mode=_SKIP,
+        request_header_mode=_SEND, request_body_mode=_BUFFERED, request_trailer_mode=_SEND,
         response_header_mode=_SEND, response_body_mode=_NONE, response_trailer_mode=_SEND,
     ),
 }  # fmt: skip

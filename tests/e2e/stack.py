@@ -6,9 +6,12 @@ Every port is free and every process ends with the block, so tests run side by s
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
+import random
 import socket
 import tempfile
+import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -22,17 +25,32 @@ from epp.cli.stack import Child
 from epp.gateway.config import render
 from epp.gateway.process import EnvoyProcess, run_envoy
 from epp.gateway.wiring import Failure, HostPort, Mode, PickerTls, Wiring
-from epp.simulator.options import SimulatorOptions
+from epp.simulator.options import FixedSignals, SimulatorOptions
 from epp.simulator.server import SimulatedServer, serve
 
 SERVED = "x-served-endpoint"
 
 
-def free_port() -> int:
-    """Find a port nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+#: Below the ports that systems give to outgoing connections, one of which might take a port before its listener does.
+PORTS = range(15_000, 32_000)
+_given: set[int] = set()
+
+
+def free_port(host: str = "127.0.0.1") -> int:
+    """Find a port of `host` that nobody listens on and that was not given before; raise OSError when there is no such host."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    while True:
+        port = random.choice(PORTS)
+        with socket.socket(family) as probe:
+            try:
+                probe.bind((host, port))
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise
+                continue
+        if port not in _given:
+            _given.add(port)
+            return port
 
 
 @dataclass
@@ -94,7 +112,7 @@ class Stack:
         async with self.session.get(f"{self.admin}{path}") as answer:
             return await answer.json()
 
-    async def metric(self, name: str, **labels: str) -> float:
+    async def metric(self, name: str, /, **labels: str) -> float:
         """Sum the samples of a metric whose labels match."""
         from prometheus_client.parser import text_string_to_metric_families
 
@@ -120,17 +138,32 @@ class Stack:
 
     async def scraped(self) -> None:
         """Wait until the picker has seen the signals as they are now."""
-        before = [server.scrapes for server in self.servers]
+        began = time.monotonic()
 
-        async def again() -> bool:
-            return all(server.scrapes >= old + 2 for server, old in zip(self.servers, before, strict=True))
+        async def seen() -> bool:
+            rows = {row["endpoint"].rpartition(":")[2]: row for row in (await self.state("/api/pool"))["endpoints"]}
+            ages = {port: row["scrape_age_seconds"] for port, row in rows.items()}
+            elapsed = time.monotonic() - began
+            return all(
+                (age := ages[str(server.port)]) is not None and age < elapsed and _shows(rows[str(server.port)], server.fixed)
+                for server in self.servers
+            )
 
-        await self.until(again)
+        await self.until(seen)
 
     async def start_picker(self) -> None:
         """Start the picker (again), on the same ports."""
         self.picker = await start_picker(self.ports, self.arguments)
         self.children.append(self.picker)
+
+
+def _shows(row: dict[str, Any], fixed: FixedSignals) -> bool:
+    """Tell whether the picker knows what a server was told to report."""
+    numbers = {"waiting": fixed.waiting, "running": fixed.running, "kv_usage": fixed.kv_usage}
+    names = {"adapters": fixed.running_adapters, "waiting_adapters": fixed.waiting_adapters}
+    return all(value is None or row["columns"][name] == value for name, value in numbers.items()) and all(
+        value is None or row[name] == sorted(value) for name, value in names.items()
+    )
 
 
 async def start_picker(ports: dict[str, int], arguments: Sequence[str]) -> Child:

@@ -13,10 +13,12 @@ from epp.simulator.options import SimulatorOptions
 from tests.e2e.configs import using
 from tests.e2e.stack import Stack, free_port, stack
 
+QUICK = SimulatorOptions(speed=50)
 
-async def served(running: Stack, count: int, **fields: object) -> Counter[str]:
+
+async def served(running: Stack, count: int, model: str = "simulated-model") -> Counter[str]:
     """Send `count` requests one after the other and count who answered."""
-    answers = [await running.chat(f"question {number}", **fields) for number in range(count)]
+    answers = [await running.chat(f"question {number}", model=model) for number in range(count)]
     assert [answer.status for answer in answers] == [200] * count, answers[0].body
     return Counter(answer.served for answer in answers)
 
@@ -34,7 +36,7 @@ async def test_a_scraped_signal_decides_and_a_change_of_it_is_followed(
     scorer: str, signal: str, idle: float, busy: float
 ) -> None:
     """All requests go to the server whose figure is best; when another's becomes best they go there."""
-    async with stack(config=using(scorer)) as running:
+    async with stack([QUICK] * 3, config=using(scorer)) as running:
         for best in (1, 0):
             for number, server in enumerate(running.servers):
                 setattr(server.fixed, signal, idle if number == best else busy)
@@ -44,7 +46,7 @@ async def test_a_scraped_signal_decides_and_a_change_of_it_is_followed(
 
 async def test_an_adapter_s_requests_go_where_it_is_loaded_then_where_there_is_room() -> None:
     """lora-affinity-scorer: active beats room, room beats full."""
-    options = [SimulatorOptions(loras=("sql", "law"), max_loras=1) for _ in range(3)]
+    options = [SimulatorOptions(loras=("sql", "law"), max_loras=1, speed=50) for _ in range(3)]
     async with stack(options, config=using("lora-affinity-scorer")) as running:
         loaded: tuple[tuple[str, ...], ...] = (("law",), ("sql",), ())
         for server, adapters in zip(running.servers, loaded, strict=True):
@@ -59,7 +61,7 @@ async def test_an_adapter_s_requests_go_where_it_is_loaded_then_where_there_is_r
 
 async def test_requests_in_flight_are_counted_from_the_choice_on() -> None:
     """active-request-scorer: a burst that no scrape could have seen is spread exactly evenly, and the count returns to zero."""
-    options = [SimulatorOptions(ttft_ms=800) for _ in range(3)]
+    options = [SimulatorOptions(ttft_ms=1500) for _ in range(3)]
     async with stack(options, config=using("active-request-scorer")) as running:
         answers = await asyncio.gather(*(running.chat(f"question {number}") for number in range(9)))
         assert Counter(answer.served for answer in answers) == {running.key(number): 3 for number in range(3)}
@@ -72,7 +74,7 @@ async def test_requests_in_flight_are_counted_from_the_choice_on() -> None:
 
 async def test_prompt_tokens_in_flight_weigh_more_than_their_number_of_requests() -> None:
     """token-load-scorer: while one server computes a long prompt, the short ones go to the others."""
-    options = [SimulatorOptions(ttft_ms=1000) for _ in range(3)]
+    options = [SimulatorOptions(ttft_ms=1500) for _ in range(3)]
     async with stack(options, config=using("token-load-scorer")) as running:
         long = asyncio.create_task(running.chat("word " * 8000))
 
@@ -89,8 +91,7 @@ async def test_prompt_tokens_in_flight_weigh_more_than_their_number_of_requests(
 
 async def test_a_prefix_stays_with_its_server_and_different_prefixes_spread() -> None:
     """prefix-cache-scorer: the second request of a conversation finds its tokens cached, as the server's usage says."""
-    options = [SimulatorOptions(speed=20) for _ in range(3)]
-    async with stack(options, config=using("prefix-cache-scorer")) as running:
+    async with stack([QUICK] * 3, config=using("prefix-cache-scorer")) as running:
         homes = {}
         for number in range(12):
             prefix = f"document {number}: " + f"line {number} of it. " * 200
@@ -107,15 +108,14 @@ async def test_a_prefix_stays_with_its_server_and_different_prefixes_spread() ->
 
 async def test_equal_servers_share_the_requests() -> None:
     """max-score-picker draws among equals: without it the first of the list would get all."""
-    async with stack(3, config=using("queue-scorer")) as running:
+    async with stack([QUICK] * 3, config=using("queue-scorer")) as running:
         await running.scraped()
         assert set(await served(running, 40)) == {running.key(number) for number in range(3)}
 
 
 async def test_the_default_configuration_prefers_the_idle_server_and_the_cached_prefix() -> None:
     """Without a configuration file queue, KV cache and prefix decide together, the prefix against small differences of load."""
-    options = [SimulatorOptions(speed=20) for _ in range(3)]
-    async with stack(options) as running:
+    async with stack([QUICK] * 3) as running:
         for server, usage in zip(running.servers, (0.9, 0.1, 0.9), strict=True):
             server.fixed.waiting, server.fixed.kv_usage = (0.0 if usage < 0.5 else 8.0), usage
         await running.scraped()
@@ -150,7 +150,7 @@ async def answers_but_no_metrics() -> web.AppRunner:
 @pytest.mark.parametrize("scorer", ["queue-scorer", "kv-cache-utilization-scorer", ""])
 async def test_a_server_of_which_nothing_is_known_is_not_preferred_to_an_idle_one(scorer: str) -> None:
     """Unknown is not zero: the idle server that reports gets the requests, and the silent one gets them when it is alone."""
-    port, reporting = free_port(), SimulatorOptions(port=free_port())
+    port, reporting = free_port(), SimulatorOptions(port=free_port(), speed=50)
     runner = await answers_but_no_metrics()
     try:
         await web.TCPSite(runner, "127.0.0.1", port).start()
@@ -167,7 +167,7 @@ async def test_a_server_of_which_nothing_is_known_is_not_preferred_to_an_idle_on
 async def test_every_decision_can_be_looked_up_with_each_candidate_s_scores() -> None:
     """/api/decisions says what each scorer gave each server, and the sum that decided."""
     config = using("queue-scorer", "kv-cache-utilization-scorer")
-    async with stack(2, config=config) as running:
+    async with stack([QUICK] * 2, config=config) as running:
         for server, waiting in zip(running.servers, (0.0, 4.0), strict=True):
             server.fixed.waiting, server.fixed.kv_usage = waiting, 0.25
         await running.scraped()

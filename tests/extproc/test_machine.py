@@ -59,7 +59,7 @@ def test_any_cut_of_the_body_gives_the_same_bytes_in_the_one_right_order(
         said.append(ev.RequestBody(pieces[-1], end_of_stream=True))
     out = converse(Machine(10**9), said)
     routes = [command for command in out if isinstance(command, ev.Route)]
-    assert [route.body for route in routes] == [body]
+    assert [(route.body, route.trailers) for route in routes] == [(body, trailers)]
     assert sent(out) == body
     kinds = [type(command) for command in out]
     assert kinds[:2] == [ev.Route, ev.RequestHeadersReply]

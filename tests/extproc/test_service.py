@@ -13,6 +13,7 @@ from epp.extproc.service import ExternalProcessor
 from epp.feedback.registry import Exchanges
 from epp.methods import RpcError
 from epp.pb.ext_proc_pb2 import BodySendMode, ProcessingRequest, ProcessingResponse
+from epp.requests.passthrough import PassthroughParser
 from tests.test_router import World, chat
 
 if TYPE_CHECKING:
@@ -123,6 +124,17 @@ async def test_a_stream_cut_anywhere_leaves_nothing_in_flight(length: int, sse: 
     assert len(service.exchanges) == 0
     assert service.ext_proc.streams == 0
     assert len(service.outcomes) == (length >= 3)
+
+
+async def test_a_request_ended_by_trailers_is_marked_for_the_proxy() -> None:
+    """Envoy must know, since it sends the body of such a request twice on a route with retries; others are not marked."""
+    opening, first, last, *_ = conversation(chat())
+    end = ProcessingRequest()
+    end.request_trailers.SetInParent()
+    for said, marked in (([opening, first, last], False), ([opening, first, end.SerializeToString()], True)):
+        replies = await Service(parsers=[PassthroughParser()]).talk(said)
+        fields = replies[0].dynamic_metadata.fields["envoy.lb"].struct_value.fields
+        assert (fields["x-epp-trailers"].string_value == "true") is marked
 
 
 async def test_an_announced_access_log_keeps_the_lease_of_a_released_stream() -> None:

@@ -7,6 +7,7 @@ import pytest
 import yaml
 from cryptography import x509
 
+from epp.extproc.service import TRAILERS_KEY
 from epp.gateway.config import render
 from epp.gateway.filters import PICKER_HEADERS
 from epp.gateway.process import EnvoyError, validate
@@ -89,7 +90,7 @@ def test_client_headers_are_stripped_before_the_picker_is_asked(mode: Mode) -> N
         (Mode.HELD, ("SEND", "FULL_DUPLEX_STREAMED", "SEND", "SEND", "NONE", "SEND")),
         (Mode.RELEASED, ("SEND", "FULL_DUPLEX_STREAMED", "SEND", "SKIP", "NONE", "SKIP")),
         (Mode.DUPLEX, ("SEND", "FULL_DUPLEX_STREAMED", "SEND", "SEND", "FULL_DUPLEX_STREAMED", "SEND")),
-        (Mode.BUFFERED, ("SEND", "BUFFERED", "SKIP", "SEND", "NONE", "SEND")),
+        (Mode.BUFFERED, ("SEND", "BUFFERED", "SEND", "SEND", "NONE", "SEND")),
     ],
 )
 def test_the_processing_modes(mode: Mode, expected: tuple[str, ...]) -> None:
@@ -97,6 +98,18 @@ def test_the_processing_modes(mode: Mode, expected: tuple[str, ...]) -> None:
     found = filters(Wiring(mode=mode))["ext_proc"]["processing_mode"]
     names = [f"{phase}_{part}_mode" for phase in ("request", "response") for part in ("header", "body", "trailer")]
     assert tuple(found.get(name, "NONE" if "body" in name else "DEFAULT") for name in names) == expected
+
+
+def test_a_request_ended_by_trailers_is_not_retried() -> None:
+    """Envoy would send its body twice; the picker marks such a request in the metadata, where only the picker writes."""
+    (host,) = manager(Wiring())["route_config"]["virtual_hosts"]
+    once, usual = host["routes"]
+    (marked,) = once["match"]["dynamic_metadata"]
+    assert (marked["filter"], marked["path"]) == ("envoy.lb", [{"key": TRAILERS_KEY}])
+    assert marked["value"] == {"string_match": {"exact": "true"}}
+    assert "retry_policy" not in once["route"]
+    assert {**usual["route"], "retry_policy": None} == {**once["route"], "retry_policy": None}
+    assert usual["route"]["retry_policy"]["num_retries"] == 3
 
 
 def test_failure_modes_differ_where_they_must() -> None:

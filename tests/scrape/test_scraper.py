@@ -46,6 +46,16 @@ async def test_what_a_page_says_is_in_the_pool(bench: Bench, server: ModelServer
     assert not bench.reports.failed
 
 
+async def test_the_first_scrape_does_not_wait_for_a_long_interval(
+    bench: Bench, server: ModelServer, eventually: Eventually
+) -> None:
+    """Who asks once an hour still knows every endpoint within moments of its arrival."""
+    bench.options = replace(bench.options, pace=Pace(interval=3600.0, max_interval=0.5))
+    bench.pool.update([at(server)])
+    async with bench.scraping():
+        await eventually(lambda: bench.pool.columns["waiting"][0] == 1)
+
+
 async def test_tasks_follow_the_pool(bench: Bench, server: ModelServer, other: ModelServer, eventually: Eventually) -> None:
     """An endpoint that joins is scraped, one that left is not any more, and one that comes back is again."""
     async with bench.scraping():
