@@ -7,7 +7,7 @@ Envoy drop all endpoints. A stream lives as long as its client; Envoy keeps the 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import structlog
 from google.protobuf.message import DecodeError
@@ -28,11 +28,29 @@ ENDPOINTS = "/envoy.service.endpoint.v3.EndpointDiscoveryService/StreamEndpoints
 AGGREGATED = "/envoy.service.discovery.v3.AggregatedDiscoveryService/StreamAggregatedResources"
 
 
+class Presence(Protocol):
+    """Is told which proxies are there: a proxy keeps its stream open as long as it lives."""
+
+    def proxy_came(self, node: str) -> None:
+        """A stream of `node` began."""
+
+    def proxy_left(self, node: str) -> None:
+        """It ended."""
+
+
 class EndpointDiscovery:
     """Serves the pool over EDS, alone or within ADS."""
 
-    def __init__(self, pool: Pool, cluster_names: Iterable[str] = ("pool",), *, coalesce: float = 0.05) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        cluster_names: Iterable[str] = ("pool",),
+        *,
+        coalesce: float = 0.05,
+        presence: Presence | None = None,
+    ) -> None:
         """Serve `pool`; a client that names no resource gets `cluster_names`. Changes within `coalesce` s are one push."""
+        self._presence = presence
         self._pool = pool
         self._cluster_names = tuple(cluster_names)
         self._coalesce = coalesce
@@ -52,7 +70,8 @@ class EndpointDiscovery:
         self._streams.add(changed)
         subscription = Subscription(self._cluster_names)
         peer = metadata.get(":peer", "")
-        listener = asyncio.create_task(self._listen(requests, subscription, changed, peer), name=f"eds {peer}")
+        nodes: set[str] = set()
+        listener = asyncio.create_task(self._listen(requests, subscription, changed, peer, nodes), name=f"eds {peer}")
         listener.add_done_callback(lambda _: changed.set())
         try:
             while True:
@@ -69,9 +88,17 @@ class EndpointDiscovery:
             self._streams.discard(changed)
             listener.cancel()
             await asyncio.gather(listener, return_exceptions=True)
+            if self._presence is not None:
+                for node in nodes:
+                    self._presence.proxy_left(node)
 
     async def _listen(
-        self, requests: AsyncIterator[bytes], subscription: Subscription, changed: asyncio.Event, peer: str
+        self,
+        requests: AsyncIterator[bytes],
+        subscription: Subscription,
+        changed: asyncio.Event,
+        peer: str,
+        nodes: set[str],
     ) -> None:
         async for raw in requests:
             try:
@@ -79,6 +106,10 @@ class EndpointDiscovery:
             except DecodeError:
                 log.warning("discovery request cannot be read and is passed over", peer=peer, size=len(raw))
                 continue
+            node = request.node.id
+            if node and node not in nodes and self._presence is not None:
+                nodes.add(node)
+                self._presence.proxy_came(node)
             match subscription.hear(request):
                 case Heard.ASKED:
                     changed.set()

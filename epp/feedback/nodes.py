@@ -40,8 +40,8 @@ def peer_host(peer: str) -> str:
     return text.partition(":")[0] if text.count(":") == 1 else text
 
 
-class LogStreams:
-    """How many access-log streams each Envoy has open here, and since when it has none after having had some."""
+class OpenStreams:
+    """How many streams of a kind each Envoy has open here, and since when it has none after having had some."""
 
     def __init__(self) -> None:
         """Start with no stream."""
@@ -61,6 +61,10 @@ class LogStreams:
         else:
             del self._open[node]
             self._closed_at[node] = now
+
+    def has(self, node: str) -> bool:
+        """Tell whether `node` has a stream open."""
+        return node in self._open
 
     def gone(self, before: float) -> Iterator[str]:
         """Give the nodes whose last stream closed at `before` or earlier and that opened none since."""

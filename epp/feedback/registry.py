@@ -15,7 +15,8 @@ import structlog
 
 from epp.api import Outcome, Usage
 from epp.feedback.access_log import CLIENT_DISCONNECT, ERROR, NATURAL
-from epp.feedback.nodes import LogStreams, announces_log, node_of
+from epp.feedback.nodes import OpenStreams, announces_log, node_of
+from epp.feedback.unnamed import Unnamed
 from epp.scheduling.guard import place
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ class Counts:
 
     late: int = 0  # entries of exchanges already finished here
     unknown: int = 0  # entries of requests this process did not route
-    gone: int = 0  # given up because their Envoy's log streams closed
+    gone: int = 0  # given up because their Envoy's log streams closed, or it went before it had one
     expired: int = 0  # given up by age
     unreported: int = 0  # answer over, entry never came, told with what the stream saw
     overflowed: int = 0  # told early because too many waited
@@ -112,6 +113,11 @@ class Exchange:
     finished: bool = False
     waiting_since: float | None = None  # the stream is over, the entry has not come
 
+    @property
+    def request_id(self) -> str:
+        """The request's id, by which an entry that names no exchange may find it."""
+        return self.request.id
+
     def forget_body(self) -> None:
         """Drop the body and the prompt: they are large and the answer may take long."""
         self.request.body = b""
@@ -142,7 +148,9 @@ class Exchanges:
         self._patience = patience or Patience()
         self._nonce = f"{random.getrandbits(64):016x}-"  # so that a restarted picker does not take old entries for its own
         self._registered = 0
-        self._streams = LogStreams()
+        self._streams = OpenStreams()
+        self._proxies = OpenStreams()
+        self._unnamed: Unnamed[Exchange] = Unnamed()
         self._open: dict[str, Exchange] = {}
         self._waiting: dict[str, dict[str, Exchange]] = {}  # by node, then in the order they began to wait
         self._reports: dict[str, tuple[float, Exchange]] = {}  # lease over, entry to come; with since when, in that order
@@ -223,6 +231,8 @@ class Exchanges:
             self._end(exchange)
             self._reports[exchange.id] = now, exchange
             self._bound_reports()
+        elif (entry := self._unnamed.wait(exchange)) is not None:
+            self._finish(exchange, _merge(seen, entry))
 
     # --- what the access log tells ----------------------------------------------------------------------------------
 
@@ -234,11 +244,19 @@ class Exchanges:
         """An access-log stream of `node` ended."""
         self._streams.closed(node, self._clock())
 
+    def proxy_came(self, node: str) -> None:
+        """`node` opened a stream that lasts as long as it lives, of another kind than its access log: EDS."""
+        self._proxies.opened(node)
+
+    def proxy_left(self, node: str) -> None:
+        """Such a stream ended. Envoy opens its log stream with its first entry: one that dies before has only this."""
+        self._proxies.closed(node, self._clock())
+
     def logged(self, entry: Entry) -> None:
         """Take an access-log entry. One that belongs to no exchange here still tells of the endpoint that served."""
         if entry.intermediate:
             return
-        exchange = self._open.get(entry.lease)
+        exchange = self._open.get(entry.lease) if entry.lease else self._unnamed.claim(entry)
         if exchange is not None:
             if not exchange.began and entry.good and (exchange.streaming or entry.streamed):
                 self._observe_ttft(entry.served, entry.ttft, otherwise=exchange.endpoint)
@@ -255,11 +273,14 @@ class Exchanges:
     def expire(self) -> None:
         """Finish those whose entry cannot come any more. To be called about once a second."""
         now, patience = self._clock(), self._patience
-        gone = list(self._streams.gone(now - patience.grace))
-        self.counts.gone += self._give_up([(node, now - patience.grace) for node in gone], "its log streams closed")
+        before = now - patience.grace
+        dead = (node for node in self._proxies.gone(before) if not self._streams.has(node))
+        gone = {*self._streams.gone(before), *dead}
+        self.counts.gone += self._give_up([(node, before) for node in gone], "its log streams closed, or it is gone")
         aged = [(node, now - patience.age) for node in self._waiting]
         self.counts.expired += self._give_up(aged, "none came for too long")
         self._streams.forget(now - patience.age)
+        self._proxies.forget(now - patience.age)
         while self._reports:
             since, exchange = next(iter(self._reports.values()))
             if since > now - patience.report:
@@ -304,6 +325,7 @@ class Exchanges:
         exchange.finished = True
         del self._open[exchange.id]
         self._reports.pop(exchange.id, None)
+        self._unnamed.forget(exchange)
         waiting = self._waiting.get(exchange.node, {})
         if waiting.pop(exchange.id, None) is not None and not waiting:
             del self._waiting[exchange.node]

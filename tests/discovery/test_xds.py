@@ -199,3 +199,32 @@ async def test_streams_leave_nothing_behind() -> None:
     assert not discovery._streams
     assert asyncio.all_tasks() == tasks
     assert len(pool._watchers) == 1
+
+
+class Guests:
+    """Keeps who is there."""
+
+    def __init__(self) -> None:
+        """Nobody yet."""
+        self.there: list[str] = []
+
+    def proxy_came(self, node: str) -> None:
+        """Let it in."""
+        self.there.append(node)
+
+    def proxy_left(self, node: str) -> None:
+        """Let it go."""
+        self.there.remove(node)
+
+
+async def test_a_named_proxy_is_there_while_its_stream_is_open() -> None:
+    """A proxy is reported once, however often it speaks, and is gone with its stream."""
+    guests = Guests()
+    proxy = Proxy(EndpointDiscovery(pool_of("10.0.0.1"), coalesce=0.0, presence=guests))
+    for _ in range(2):
+        proxy.send(DiscoveryRequest(resource_names=["pool"], node={"id": "edge"}).SerializeToString())
+    await proxy.hear()
+    assert guests.there == ["edge"]
+    proxy.send(None)
+    await proxy.ended()
+    assert guests.there == []

@@ -167,9 +167,15 @@ class Exchange:
         await self.call.done_writing()
 
     async def code(self) -> grpc.StatusCode:
-        """Give the status with which the stream ended."""
+        """Wait for the end of the stream and give its status."""
         code: grpc.StatusCode = await asyncio.wait_for(self.call.code(), WAIT)
         return code
+
+    async def finish(self) -> None:
+        """Half-close and read to the end, which must come at once and be OK."""
+        await self.half_close()
+        assert await self.read() is None
+        assert await self.code() is grpc.StatusCode.OK
 
     def cancel(self) -> None:
         """Go away, as Envoy does when it is done with a stream or its client left."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from epp.feedback.nodes import LogStreams, announces_log, node_of, peer_host
+from epp.feedback.nodes import OpenStreams, announces_log, node_of, peer_host
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ def test_an_access_log_is_announced() -> None:
 
 def test_a_node_is_gone_when_its_last_stream_closed() -> None:
     """Envoy has a log stream for each thread: it is gone when all are closed, and back with the first."""
-    streams = LogStreams()
+    streams = OpenStreams()
     streams.opened("a")
     streams.opened("a")
     streams.closed("a", 1.0)

@@ -168,6 +168,39 @@ def test_the_same_request_again_is_another_exchange(world: World) -> None:
     assert (world.inflight, world.finished["r1"]) == (0, 2)
 
 
+@pytest.mark.parametrize("entry_first", [False, True])
+def test_an_entry_without_the_picker_s_metadata_ends_the_exchange_of_its_request(world: World, entry_first: bool) -> None:
+    """A client that left while the reply was on its way: the proxy never heard of the exchange, the request id tells."""
+    exchange, other = world.route(), world.route()
+    entry = Entry("", request_id="r1", cause="client-disconnect", details="downstream_remote_disconnect")
+    if entry_first:
+        world.exchanges.logged(entry)
+        assert world.inflight == 2
+        world.exchanges.stream_ended(exchange)
+    else:
+        world.exchanges.stream_ended(exchange)
+        world.exchanges.logged(entry)
+    assert (world.inflight, [outcome.cause for outcome in world.outcomes]) == (1, ["client-disconnect"])
+    world.exchanges.stream_ended(other)
+    world.exchanges.logged(Entry("", request_id="r9", cause="client-disconnect"))
+    assert (world.inflight, world.exchanges.counts.unknown) == (1, 1 + entry_first)
+
+
+def test_the_id_alone_ends_nothing_that_may_still_run(world: World) -> None:
+    """An exchange whose stream is open, or which saw its answer, has an entry of its own to come; so has a refusal none."""
+    running, answered, refused = world.route(), world.route(), world.route()
+    world.exchanges.logged(Entry("", request_id="r1", cause="client-disconnect"))
+    assert world.inflight == 3
+    assert not running.finished
+    world.exchanges.answer_began(answered, status=200)
+    world.exchanges.stream_ended(answered)
+    world.exchanges.logged(Entry("", request_id="r2", cause="client-disconnect"))
+    assert not answered.finished
+    world.exchanges.logged(Entry("", request_id="r3", cause="error", status=400, details="epp:invalid_request_error"))
+    world.exchanges.stream_ended(refused)
+    assert not refused.finished
+
+
 # --- bodies, hooks --------------------------------------------------------------------------------------------------------
 
 
@@ -228,6 +261,38 @@ def test_an_envoy_that_is_gone_is_not_waited_for(world: World) -> None:
     world.clock.now += 10
     world.exchanges.expire()
     assert (world.inflight, world.exchanges.counts.gone) == (1, 2)
+
+
+def test_an_envoy_that_dies_before_its_first_entry_is_not_waited_for(world: World) -> None:
+    """It never had a log stream: its EDS stream's end tells that it is gone, unless one comes back or the log lives."""
+    world.exchanges.proxy_came("envoy-1")
+    exchange = world.route()
+    world.exchanges.stream_ended(exchange)
+    world.exchanges.proxy_left("envoy-1")
+    world.clock.now += 5
+    world.exchanges.proxy_came("envoy-1")
+    world.clock.now += 100
+    world.exchanges.expire()
+    assert world.inflight == 1
+    world.exchanges.log_opened("envoy-1")
+    world.exchanges.proxy_left("envoy-1")
+    world.clock.now += 100
+    world.exchanges.expire()
+    assert world.inflight == 1
+    world.exchanges.log_closed("envoy-1")
+    world.clock.now += 10
+    world.exchanges.expire()
+    assert (world.inflight, world.exchanges.counts.gone) == (0, 1)
+    late = world.route({**ANNOUNCED, "x-epp-node": "envoy-2"})
+    world.exchanges.stream_ended(late)
+    world.exchanges.proxy_came("envoy-2")
+    world.exchanges.proxy_left("envoy-2")
+    world.clock.now += 9.9
+    world.exchanges.expire()
+    assert world.inflight == 1
+    world.clock.now += 0.1
+    world.exchanges.expire()
+    assert (world.inflight, world.exchanges.counts.gone) == (0, 2)
 
 
 def test_a_reopened_log_stream_keeps_all_waiting(world: World) -> None:
@@ -327,6 +392,11 @@ class Interleavings(RuleBasedStateMachine):
     def logged(self, exchange: Exchange, cause: str, ttft: float | None) -> None:
         """Its entry comes (or comes again)."""
         self.world.exchanges.logged(Entry(exchange.id, cause=cause, status=200, served=SECOND, ttft=ttft, last_byte=9.0))
+
+    @rule(exchange=exchanges)
+    def logged_without_name(self, exchange: Exchange) -> None:
+        """An entry comes that knows only its request."""
+        self.world.exchanges.logged(Entry("", request_id=exchange.request.id, cause="client-disconnect"))
 
     @rule(target=streams, node=NODES)
     def log_opened(self, node: str) -> str:
