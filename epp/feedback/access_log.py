@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from epp.api import Usage, join_address
+from epp.router import MAX_ID
 
 if TYPE_CHECKING:
     from google.protobuf.duration_pb2 import Duration
@@ -76,7 +77,7 @@ def translate(entry: HTTPAccessLogEntry) -> Entry:
     details = response.response_code_details
     return Entry(
         lease=_text(metadata[PICKER_NAMESPACE], LEASE_KEY) if PICKER_NAMESPACE in metadata else "",
-        request_id=entry.request.request_id,
+        request_id=entry.request.request_id[:MAX_ID],  # as the router keeps it
         cause=_cause(status, details),
         status=status,
         details=details,

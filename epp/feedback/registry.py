@@ -256,7 +256,7 @@ class Exchanges:
         """Take an access-log entry. One that belongs to no exchange here still tells of the endpoint that served."""
         if entry.intermediate:
             return
-        exchange = self._open.get(entry.lease) if entry.lease else self._unnamed.claim(entry)
+        exchange = self._open.get(entry.lease) if entry.lease else self._unnamed.claim(entry, self._clock())
         if exchange is not None:
             if not exchange.began and entry.good and (exchange.streaming or entry.streamed):
                 self._observe_ttft(entry.served, entry.ttft, otherwise=exchange.endpoint)
