@@ -31,6 +31,7 @@ from epp.discovery.static import StaticDiscovery, StaticParameters, parse_endpoi
 from epp.discovery.xds import EndpointDiscovery
 from epp.endpoints.endpoint import join_address
 from epp.endpoints.pool import Pool
+from epp.errors import ConfigError
 from epp.extproc.service import METHOD, ExternalProcessor
 from epp.feedback.registry import Exchanges, Hook
 from epp.feedback.service import AccessLogs
@@ -41,7 +42,7 @@ from epp.grpc.server import UNLIMITED, GrpcServer
 from epp.grpc.tls import Certificates, server_credentials, ssl_context
 from epp.requests.choose import ParserTable
 from epp.router import Router
-from epp.scheduling.guard import Guard, place
+from epp.scheduling.guard import Guard, contained, ends_task, place
 from epp.scheduling.scheduler import Scheduler
 from epp.scrape.options import ScrapeOptions
 from epp.scrape.pace import Pace
@@ -94,6 +95,7 @@ class Picker:
             telemetry=self.telemetry,
             clock=clock,
             max_body=options.max_body_bytes,
+            max_buffered=options.max_buffered_bytes,
         )
         self.health = Health(self._why_not_ready)
         self.scraper = Scraper(self.pool, scraping, clock=clock, random=rng, telemetry=self.telemetry)
@@ -153,10 +155,13 @@ class Picker:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[dict[str, int]]:
-        """Serve for the block, which gets the ports that are really bound: `grpc`, `health`, `metrics`."""
+        """Serve for the block, which gets the ports that are really bound: `grpc`, `health`, `metrics`.
+
+        A configuration that turns out to be unusable ends the block, and comes out as a group with the `ConfigError`.
+        """
         async with asyncio.TaskGroup() as group:
             background = [
-                group.create_task(_forever(name, run), name=name)
+                group.create_task(_forever(name, run, started=lambda: self.pool.synced), name=name)
                 for name, run in (
                     ("discovery", self._discover),
                     ("scraper", self.scraper.run),
@@ -176,14 +181,13 @@ class Picker:
                     task.cancel()
 
     async def drain(self) -> None:
-        """Stop serving without losing a request: takes up to the drain time, and the time open streams need."""
+        """Stop serving without losing a request: takes the drain time, and the time open streams need."""
         await drain(
             self.health,
             self.servers,
             drain_seconds=self.options.drain_timeout,
             grace_seconds=self.options.drain_timeout,
             idle=lambda: self.ext_proc.streams == 0,
-            clock=self.clock,
         )
 
     def _admin(self) -> AdminServer:
@@ -199,6 +203,7 @@ class Picker:
             "Routed requests that were given up because no access-log entry came.",
             lambda: self.exchanges.counts.gone + self.exchanges.counts.expired + self.exchanges.counts.unreported,
         )
+        page.gauge("buffered_request_bytes", "Bytes of request bodies held by all streams.", lambda: self.ext_proc.budget.used)
         return AdminServer(page=page, pool=self.pool, decisions=self.decisions, why_not_ready=self.health.reasons, tls=tls)
 
     async def _listen(self, admin: AdminServer) -> dict[str, int]:
@@ -243,10 +248,14 @@ class Picker:
     async def _follow_adapters(self) -> None:
         file = self.options.adapters_file
         if file:
-            await watch_file(file, self._use_adapters, what="adapters", telemetry=self.telemetry)
+            await watch_file(file, self.use_adapters, what="adapters", telemetry=self.telemetry)
 
-    def _use_adapters(self, text: str) -> None:
-        self.router.adapters = parse_adapters(text, self.options.adapters_file)
+    def use_adapters(self, text: str) -> None:
+        """Take the adapters file's `text`; raise `ConfigError` and keep the old map when it cannot be used."""
+        adapters = parse_adapters(text, self.options.adapters_file)
+        self.router.adapters = adapters
+        for name in adapters.names:  # shown as themselves in the metrics, however many names clients invent
+            self.telemetry.pin_model(name)
 
 
 def build(options: ServeOptions) -> Picker:
@@ -265,7 +274,7 @@ async def serve(options: ServeOptions) -> int:
     """Run the picker until SIGTERM or SIGINT; give the exit code. A second signal ends the drain."""
     picker = build(options)
     if options.adapters_file:
-        picker.router.adapters = parse_adapters(read_text(Path(options.adapters_file)), options.adapters_file)
+        picker.use_adapters(read_text(Path(options.adapters_file)))
     stop, hurry = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -297,20 +306,40 @@ def _stale_after(options: ServeOptions, scraping: ScrapeOptions) -> float:
     return needed
 
 
-async def _forever(name: str, run: Callable[[], Awaitable[None]]) -> None:
-    """Run a background task; one that fails is logged and started again, for the picker serves on without it."""
+async def _forever(
+    name: str,
+    run: Callable[[], Awaitable[None]],
+    *,
+    started: Callable[[], bool],
+    sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
+) -> None:
+    """Run a background task; one that fails is logged and started again, for the picker serves on without it.
+
+    But a `ConfigError` before the picker has `started` (knows endpoints) is raised: it will never serve anything.
+    """
     while True:
         try:
             await run()
-        except Exception as error:  # noqa: BLE001 - whatever it is, requests are served on
+        except BaseException as error:  # whatever it is, a plugin's `SystemExit` too, requests are served on
+            if ends_task(error):
+                raise
+            if not started() and (unusable := _config_error(error)) is not None:
+                raise unusable from None
             log.error("background task failed and is started again", task=name, error=repr(error), place=place(error))
         else:
             return
-        await asyncio.sleep(RESTART_SECONDS)
+        await sleep(RESTART_SECONDS)
+
+
+def _config_error(error: BaseException) -> ConfigError | None:
+    """Find a `ConfigError` in `error`, which may be a group of groups."""
+    if isinstance(error, BaseExceptionGroup):
+        return next((found for one in error.exceptions if (found := _config_error(one)) is not None), None)
+    return error if isinstance(error, ConfigError) else None
 
 
 def _verbs(assembly: Assembly, verb: str) -> list[tuple[Installed, Callable[..., object]]]:
-    return [(one, getattr(one.plugin, verb)) for one in assembly.plugins.values() if hasattr(one.plugin, verb)]
+    return [(one, contained(getattr(one.plugin, verb))) for one in assembly.plugins.values() if hasattr(one.plugin, verb)]
 
 
 def _hooks(assembly: Assembly, verb: str) -> list[Hook]:

@@ -72,6 +72,15 @@ class Saturated(Rejection):
     retry_after = 1
 
 
+class Overloaded(Rejection):
+    """The picker itself has no room for the request now."""
+
+    status = 503
+    reason = "rejected-saturated"
+    kind = "service_unavailable_error"
+    retry_after = 1
+
+
 class NoEndpoints(Rejection):
     """The pool, or the part of it this request may use, has no ready endpoint."""
 

@@ -21,7 +21,7 @@ from epp.api import Parsed, Pick, PrefixMatch, Request, TokenLoad
 from epp.errors import NoEndpoints, Rejection
 from epp.requests.paths import request_path
 from epp.scheduling.fallback import least_inflight
-from epp.scheduling.guard import place
+from epp.scheduling.guard import contained, place
 from epp.telemetry import RequestLabels
 
 if TYPE_CHECKING:
@@ -173,7 +173,7 @@ class Router:
     def _read_body(self, request: Request, body: bytes) -> Parsed:
         try:
             parser = self._parsers.find(request.headers)
-            return _checked(parser.parse(request_path(request.headers), request.headers, body))
+            return _checked(contained(parser.parse)(request_path(request.headers), request.headers, body))
         except Rejection as rejection:
             labels = RequestLabels("", "", request.fairness_id, request.priority)
             self._telemetry.request_rejected(labels, rejection.status, rejection.reason)

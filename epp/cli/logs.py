@@ -71,7 +71,9 @@ def configure(*, json: bool, level: int = logging.INFO, stream: TextIO | None = 
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(max(level, logging.INFO))  # other libraries' debugging is theirs
-    logging.getLogger("aiohttp.access").setLevel(logging.WARNING)
+    # watchfiles tells of every event in a watched directory; with the log in that directory, of its own lines, for ever.
+    for chatty in ("aiohttp.access", "watchfiles"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
 
 
 def _name(_: Any, __: str, event: Any) -> Any:

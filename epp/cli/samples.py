@@ -42,7 +42,7 @@ async def show(envoy: str, admin: str, model: str) -> int:
                 if problem:
                     problems.append(f"{name}: {problem}")
         except (aiohttp.ClientError, TimeoutError, ValueError, KeyError) as error:
-            problems.append(f"no answer: {type(error).__name__} {error}")
+            problems.append(str(error) or "no answer in time")
     for problem in problems:
         console.print(f"[red]failed[/] {problem}")
     if not problems:
@@ -56,7 +56,8 @@ async def show(envoy: str, admin: str, model: str) -> int:
 async def _first_model(session: aiohttp.ClientSession, envoy: str) -> str:
     async with session.get(f"{envoy}/v1/models") as answer:
         if answer.status != 200:
-            msg = f"GET /v1/models was answered with {answer.status}: {(await answer.text())[:200]}"
+            told = (await answer.text())[:200]
+            msg = f"GET /v1/models was answered with {answer.status}: {told}. Do the model servers answer?"
             raise ValueError(msg)
         return str((await answer.json())["data"][0]["id"])
 

@@ -14,12 +14,11 @@ import tempfile
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-if TYPE_CHECKING:
-    from epp.gateway.wiring import Wiring
+from epp.gateway.wiring import Failure, HostPort, Mode, Wiring
 
 SIMULATED = 3
 
@@ -29,10 +28,12 @@ def up(
     endpoints: Annotated[str, typer.Option(help="Real model servers, comma separated: http://h1:8000,http://h2:8000.")] = "",
     once: Annotated[bool, typer.Option("--once", help="Send the sample requests, then end: 0 if all went as decided.")] = False,
     port: Annotated[int, typer.Option(help="Port of Envoy; a free one when it is taken.")] = 8080,
-    mode: Annotated[str, typer.Option(help="How Envoy asks the picker: held, released or duplex.")] = "held",
-    failure: Annotated[str, typer.Option(help="What requests get without the picker: open or close.")] = "open",
+    mode: Annotated[Mode, typer.Option(help="How much of an exchange the picker sees.")] = Mode.HELD,
+    failure: Annotated[Failure, typer.Option(help="Without a picker: any ready model server, or 503.")] = Failure.OPEN,
     model: Annotated[str, typer.Option(help="Model of the sample requests; the first that is served when not given.")] = "",
-    config_file: Annotated[str, typer.Option(help="EndpointPickerConfig for the picker.")] = "",
+    config_file: Annotated[
+        str, typer.Option(help="EndpointPickerConfig for the picker; one that finds its endpoints itself starts no simulators.")
+    ] = "",
 ) -> None:
     """Start Envoy, the picker and model servers on loopback, send sample requests and show who answered and why."""
     import uvloop
@@ -48,8 +49,8 @@ class Plan:
     endpoints: str
     once: bool
     port: int
-    mode: str
-    failure: str
+    mode: Mode
+    failure: Failure
     model: str
     config_file: str
 
@@ -57,6 +58,7 @@ class Plan:
 async def run(plan: Plan) -> int:
     """Bring the stack up, show it, and take it down; give the exit code."""
     from epp.cli.stack import ChildFailedError
+    from epp.errors import ConfigError
     from epp.gateway.process import EnvoyError
 
     stop = asyncio.Event()
@@ -78,8 +80,8 @@ async def run(plan: Plan) -> int:
             if plan.once:
                 return code
             return await _stay(stop, picker)
-    except (ChildFailedError, EnvoyError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (ChildFailedError, ConfigError, EnvoyError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
         return 1
 
 
@@ -103,40 +105,58 @@ async def _bring_up(plan: Plan, stack: AsyncExitStack) -> tuple[int, asyncio.sub
     from epp.gateway.config import render
     from epp.gateway.process import run_envoy
 
-    endpoints = plan.endpoints
-    if not endpoints:
-        sims = await stack.enter_async_context(
-            await Child.start("simulate", ["simulate", "--count", str(SIMULATED), "--port", "0", "--name", "sim"])
-        )
-        lines = await sims.says(" serves ", count=SIMULATED)
-        endpoints = ",".join(line["event"].rpartition(" ")[2] for line in lines)
-        print(f"model servers  {SIMULATED} simulated: {endpoints}")
-    else:
-        print(f"model servers  {endpoints}")
     arguments = [
         "serve", "--grpc-port", "0", "--grpc-health-port", "0", "--metrics-port", "0", "--secure-serving=false",
-        "--endpoints", endpoints, "--log-format", "json", "--drain-timeout", "0s", "--bind-address", "127.0.0.1",
+        "--log-format", "json", "--drain-timeout", "0s", "--bind-address", "127.0.0.1",
     ]  # fmt: skip
     if plan.config_file:
         arguments += ["--config-file", plan.config_file]
+    if _finds_endpoints(plan.config_file):
+        _say(f"model servers  those that {plan.config_file} finds")
+    else:
+        arguments += ["--endpoints", plan.endpoints or await _simulators(stack)]
+        if plan.endpoints:
+            _say(f"model servers  {plan.endpoints}")
     picker = await stack.enter_async_context(await Child.start("picker", arguments, heard=_tell))
     (serving,) = (await picker.says("serving"))[:1]
     admin = f"http://127.0.0.1:{serving['metrics_port']}"
-    print(f"picker         gRPC 127.0.0.1:{serving['grpc_port']}, admin {admin} (/metrics, /readyz, /api/pool, /api/decisions)")
+    _say(f"picker         gRPC 127.0.0.1:{serving['grpc_port']}, admin {admin} (/metrics, /readyz, /api/pool, /api/decisions)")
     directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="epp-up-"))
     wiring = _wiring(plan, serving["grpc_port"])
     envoy = await stack.enter_async_context(run_envoy(render(wiring), log_path=Path(directory) / "envoy.log", concurrency=2))
-    print(f"Envoy          {envoy.url} ({plan.mode}, fail {plan.failure}), admin {envoy.admin_url}\n", flush=True)
+    _say(f"Envoy          {envoy.url} ({plan.mode}, fail {plan.failure}), admin {envoy.admin_url}\n")
     code = await show(envoy.url, admin, plan.model)
     return code, picker.process
 
 
-def _wiring(plan: Plan, picker_port: int) -> Wiring:
-    from epp.gateway.wiring import Failure, HostPort, Mode, Wiring
+async def _simulators(stack: AsyncExitStack) -> str:
+    """Start the simulated model servers; give their addresses."""
+    from epp.cli.stack import Child
 
+    simulators = await Child.start("simulate", ["simulate", "--count", str(SIMULATED), "--port", "0", "--name", "sim"])
+    await stack.enter_async_context(simulators)
+    lines = await simulators.says(" serves ", count=SIMULATED)
+    endpoints = ",".join(line["event"].rpartition(" ")[2] for line in lines)
+    _say(f"model servers  {SIMULATED} simulated: {endpoints}")
+    return endpoints
+
+
+def _finds_endpoints(config_file: str) -> bool:
+    """Tell whether the configuration says itself where the endpoints are; raise `ConfigError` when it cannot be read."""
+    from epp.config.load import load_file
+
+    return bool(config_file) and load_file(config_file).data_layer.discovery is not None
+
+
+def _say(line: str) -> None:
+    """Print at once, also into a pipe: what goes wrong later must come after it."""
+    print(line, flush=True)
+
+
+def _wiring(plan: Plan, picker_port: int) -> Wiring:
     loopback = "127.0.0.1"
     return Wiring(
-        mode=Mode(plan.mode), failure=Failure(plan.failure), listen=HostPort(loopback, _free(plan.port)),
+        mode=plan.mode, failure=plan.failure, listen=HostPort(loopback, _free(plan.port)),
         admin=HostPort(loopback, 0), picker=HostPort(loopback, picker_port), reveal_served=True,
     )  # fmt: skip
 

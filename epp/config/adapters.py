@@ -7,7 +7,7 @@ whole file: an adapter has one base, and a base is no adapter.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeGuard
 
 from epp.config.document import Document, Path, dotted, read_document, read_documents
@@ -27,6 +27,11 @@ class AdapterMap:
     def base_of(self, model: str) -> str:
         """Give the base of an adapter, a known base itself, and the empty text for a name nobody mentioned."""
         return self._bases.get(model, "")
+
+    @property
+    def names(self) -> Iterable[str]:
+        """Every name that is known, bases among them."""
+        return self._bases.keys()
 
     def __len__(self) -> int:
         """Count the names that are known, bases among them."""

@@ -64,6 +64,9 @@ class ServeOptions:
     grpc_max_recv_msg_size: int = _flag(0, SIZE, SERVING, "Largest gRPC message received, such as 10MiB. 0: no limit.")
     grpc_max_send_msg_size: int = _flag(0, SIZE, SERVING, "Largest gRPC message sent. 0: no limit.")
     max_body_bytes: int = _flag(64 * 1024 * 1024, SIZE, SERVING, "Largest request body; a larger one is answered with 413.")
+    max_buffered_bytes: int = _flag(
+        2**30, SIZE, SERVING, "Request bodies held at once, in all; one that finds no room is answered with 503."
+    )
     emit_endpoint_scores: bool = _flag(False, BOOL, SERVING, "Add every endpoint's score to the dynamic metadata.")
     disable_endpoint_subset_filter: bool = _flag(False, BOOL, SERVING, "Ignore the subset that Envoy's metadata may name.")
 
@@ -169,6 +172,8 @@ def settle(options: ServeOptions) -> tuple[ServeOptions, list[str]]:
     if options.refresh_metrics_interval < MIN_REFRESH:
         warnings.append("--refresh-metrics-interval is below 50ms; 50ms is used")
         options = replace(options, refresh_metrics_interval=MIN_REFRESH)
+    if options.max_buffered_bytes < options.max_body_bytes:
+        warnings.append("--max-buffered-bytes is below --max-body-bytes; no body larger than that is served")
     if options.enable_cert_reload and not options.cert_path:
         warnings.append("--enable-cert-reload has no effect without --cert-path")
     if options.cert_path and not options.secure_serving:
@@ -181,7 +186,7 @@ _NEEDING = (("metrics_client_ca_file", "metrics_cert_dir"), ("client_ca_path", "
 
 
 def _positive(options: ServeOptions) -> None:
-    for name in ("refresh_metrics_interval", "metrics_staleness_threshold", "max_body_bytes"):
+    for name in ("refresh_metrics_interval", "metrics_staleness_threshold", "max_body_bytes", "max_buffered_bytes"):
         if getattr(options, name) <= 0:
             message = f"{spelling(name)} must be above 0"
             raise ConfigError(message)

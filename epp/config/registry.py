@@ -44,6 +44,9 @@ VERBS: Mapping[str, tuple[str, ...]] = {
 }
 #: Verbs any plugin may have; a class with only these observes.
 OBSERVING = ("routed", "first_token", "finished", "departed")
+#: The verb that does I/O; no other one may be a coroutine, for a decision is made without giving up the event loop.
+WAITING = "run"
+DECIDING = (*(verb for verbs in VERBS.values() for verb in verbs if verb != WAITING), "usage", *OBSERVING)
 
 
 @dataclass(frozen=True)
@@ -133,11 +136,37 @@ def describe(name: str, cls: type) -> PluginClass:
             f"class {cls.__name__} has none of the verbs that make it a plugin: {verbs} (or, to observe, {', '.join(OBSERVING)})"
         )
         raise ConfigError(message)
+    _check_waiting(cls)
     parameters, services = _constructor(cls)
     return PluginClass(
         name, cls, frozenset(kinds), parameters, services,
         needs=_data(cls, "needs"), uses=_data(cls, "uses"), produces=_data(cls, "produces"),
     )  # fmt: skip
+
+
+def _check_waiting(cls: type) -> None:
+    """Refuse verbs that are coroutines and must not be, and the one that is none and must be."""
+    for verb in DECIDING:
+        if _is_async(getattr(cls, verb, None)):
+            message = (
+                f"{cls.__name__}.{verb} is async; a verb decides without waiting: write `def {verb}`, and let a background "
+                "source or a discovery do what must wait"
+            )
+            raise ConfigError(message)
+    run = getattr(cls, WAITING, None)
+    if callable(run) and not _is_async(inspect.unwrap(run)) and not _is_async(run):
+        message = (
+            f"{cls.__name__}.{WAITING} is not async; a discovery waits for changes: write `async def {WAITING}(self, update)`"
+        )
+        raise ConfigError(message)
+
+
+def _is_async(verb: Any) -> bool:
+    """Tell whether calling `verb` gives something to wait for."""
+    return any(
+        inspect.iscoroutinefunction(found) or inspect.isasyncgenfunction(found)
+        for found in (verb, getattr(verb, "__call__", None))  # noqa: B004 - the method is wanted, not whether there is one
+    )
 
 
 def unknown(name: str, names: list[str]) -> str:

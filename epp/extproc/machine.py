@@ -12,6 +12,9 @@ Request phase, by the body mode Envoy announced with the first message (duplex w
     anything else          refused: the headers would have to go on before the body, and with it the choice, is known
 
 Response phase: every message is answered at once; in duplex the same bytes, else only "go on".
+
+A body counts against the budget of all streams from its first piece until nobody holds it any more: the answer began (the
+exchange keeps the body until then, for plugins), the request was refused, or the stream is over, which `close` tells.
 """
 
 from __future__ import annotations
@@ -19,7 +22,8 @@ from __future__ import annotations
 from enum import Enum, auto
 from typing import TYPE_CHECKING, ClassVar
 
-from epp.errors import BadRequest, BodyTooLarge, Rejection
+from epp.errors import BadRequest, BodyTooLarge, Overloaded, Rejection
+from epp.extproc.budget import Budget
 from epp.extproc.events import (
     AnswerBegan,
     AnswerEnded,
@@ -50,6 +54,8 @@ if TYPE_CHECKING:
 
 #: Envoy takes pieces of up to 64 KiB; the reference's limit leaves room for the message around them.
 MAX_PIECE = 62_000
+#: What a gathered piece costs beside its bytes, as a Python object: a body in pieces of one byte is not small.
+PIECE_OVERHEAD = 64
 
 
 class State(Enum):
@@ -65,10 +71,12 @@ class State(Enum):
 class Machine:
     """One stream. Feed it `receive(event)`; after a `Route` command tell it `routed(...)` or `refused(...)`."""
 
-    def __init__(self, max_body: int) -> None:
-        """Refuse request bodies of more than `max_body` bytes."""
+    def __init__(self, max_body: int, budget: Budget | None = None) -> None:
+        """Refuse request bodies of more than `max_body` bytes, or for which `budget` (all streams') has no room."""
         self.state = State.OPEN
         self._max_body = max_body
+        self._budget = budget or Budget()
+        self._held = 0  # taken from the budget
         self._headers: Mapping[str, str] = {}
         self._request_mode = BodyMode.FULL_DUPLEX_STREAMED
         self._response_mode = BodyMode.FULL_DUPLEX_STREAMED
@@ -108,10 +116,12 @@ class Machine:
     def _gather(self, event: RequestBody) -> Iterator[Command]:
         self._size += len(event.data)
         if self._size > self._max_body:
-            self._pieces.clear()
             yield from self.refused(_too_large(self._max_body))
             return
         if event.data:
+            if not self._hold(len(event.data) + PIECE_OVERHEAD):
+                yield from self.refused(_no_room(self._budget))
+                return
             self._pieces.append(event.data)
         if event.subset is not None:
             self._subset = event.subset
@@ -135,7 +145,25 @@ class Machine:
         pieces = self._pieces
         body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         pieces.clear()
+        self._release(keep=len(body))
         return body
+
+    def _hold(self, size: int) -> bool:
+        taken = self._budget.take(size)
+        if taken:
+            self._held += size
+        return taken
+
+    def _release(self, keep: int = 0) -> None:
+        self._budget.give(self._held - keep)
+        self._held = keep
+
+    def close(self) -> None:
+        """The stream is over, in whichever way: hold nothing any more. Whatever still comes is ignored."""
+        self.state = State.CLOSED
+        self._pieces.clear()
+        self._body = None
+        self._release()
 
     def _decide(self, body: bytes | None) -> Route:
         self.state = State.DECIDING
@@ -160,8 +188,7 @@ class Machine:
 
     def refused(self, rejection: Rejection) -> Iterator[Reply]:
         """The picker answers itself: give the one reply that ends the exchange."""
-        self.state = State.CLOSED
-        self._body = None
+        self.close()
         headers = {"content-type": b"application/json"}
         if rejection.reason:
             headers["x-llm-d-request-dropped-reason"] = rejection.reason.encode()
@@ -173,6 +200,8 @@ class Machine:
     # --- response phase -------------------------------------------------------------------------------------------------
 
     def _answer_began(self, event: ResponseHeaders) -> Iterator[Command]:
+        if self.state is State.ROUTED:
+            self._release()
         yield ResponseHeadersReply()
         yield AnswerBegan(event)
         if event.end_of_stream:
@@ -223,6 +252,11 @@ def _pieces(body: bytes, *, ends: bool) -> Iterator[RequestBodyReply]:
 
 def _too_large(limit: int) -> BodyTooLarge:
     return BodyTooLarge(f"the request body exceeds the picker's limit of {limit} bytes (--max-body-bytes)")
+
+
+def _no_room(budget: Budget) -> Overloaded:
+    limit = f"{budget.limit:.0f} bytes, --max-buffered-bytes"
+    return Overloaded(f"the picker holds as many request bodies as it may ({limit}); try again later")
 
 
 def _unusable(mode: BodyMode) -> Rejection:

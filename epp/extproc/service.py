@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING
 import structlog
 from google.protobuf.message import DecodeError
 
-from epp.errors import Rejection
+from epp.errors import Overloaded, Rejection
 from epp.extproc import codec
+from epp.extproc.budget import Budget
 from epp.extproc.events import AnswerBegan, AnswerEnded, AnswerPassed, ImmediateReply, Mutation, Route
 from epp.extproc.machine import Machine
 from epp.methods import RpcError
 from epp.requests.usage import reader_for
-from epp.scheduling.guard import place
+from epp.scheduling.guard import contained, ends_task, place
 from epp.telemetry import RequestLabels
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ METHOD = "/envoy.service.ext_proc.v3.ExternalProcessor/Process"
 TRAILERS_KEY = "x-epp-trailers"  # in the dynamic metadata of a request ended by trailers; Envoy must not retry such a one
 LEASE_KEY = "x-epp-lease"  # in the dynamic metadata, so that Envoy's access log can name the exchange
 INVALID_ARGUMENT = 3
+MAX_BUFFERED = 2**30
 LOG_AGAIN = 60.0  # seconds between two log lines about a proxy that is configured wrongly
 
 
@@ -53,15 +55,20 @@ class ExternalProcessor:
         telemetry: Telemetry,
         clock: Clock,
         max_body: int,
+        max_buffered: int = MAX_BUFFERED,
         metadata_namespace: str = "envoy.lb",
     ) -> None:
-        """Refuse bodies over `max_body` bytes; put the decision's dynamic metadata under `metadata_namespace`."""
+        """Refuse bodies over `max_body` bytes, and those that would make all streams hold over `max_buffered` bytes.
+
+        The decision's dynamic metadata goes under `metadata_namespace`.
+        """
         self.router = router
         self.parsers = parsers
         self.exchanges = exchanges
         self.telemetry = telemetry
         self.clock = clock
         self.max_body = max_body
+        self.budget = Budget(max_buffered)
         self.namespace = metadata_namespace
         self.streams = 0  # open now; the drain waits for them
         self._complained: dict[str, float] = {}  # when, by message
@@ -101,7 +108,10 @@ class ExternalProcessor:
         now = self.clock()
         if rejection.status >= 500 and now - self._complained.get(rejection.message, float("-inf")) >= LOG_AGAIN:
             self._complained[rejection.message] = now
-            log.error("request refused, the proxy must be configured otherwise", error=rejection.message)
+            if isinstance(rejection, Overloaded):
+                log.warning("requests refused, too many bodies at once", error=rejection.message)
+            else:
+                log.error("request refused, the proxy must be configured otherwise", error=rejection.message)
 
 
 class _Stream:
@@ -110,7 +120,7 @@ class _Stream:
     def __init__(self, service: ExternalProcessor, metadata: Metadata) -> None:
         self._service = service
         self._metadata = metadata
-        self._machine = Machine(service.max_body)
+        self._machine = Machine(service.max_body, service.budget)
         self._started = service.clock()
         self._exchange: Exchange | None = None
         self._answer: ResponseHeaders | None = None
@@ -133,7 +143,9 @@ class _Stream:
         except Rejection as rejection:
             self.refused = True
             return self._machine.refused(rejection)
-        except Exception as error:  # noqa: BLE001 - the last net; the router has its own for each stage
+        except BaseException as error:  # the last net; the router has its own for each stage
+            if ends_task(error):
+                raise
             log.error("the router failed", error=type(error).__qualname__, place=place(error))
             service.telemetry.internal_fault("route")
             self.refused = True
@@ -177,7 +189,7 @@ class _Stream:
         self._passed += len(data)
         if self._reader is not None:
             try:
-                self._reader.feed(data)
+                contained(self._reader.feed)(data)
             except Exception as error:  # noqa: BLE001 - usage is a courtesy; the answer passes regardless
                 self._reader = None
                 log.error("usage not read", error=type(error).__qualname__, place=place(error))
@@ -186,19 +198,23 @@ class _Stream:
         if self._exchange is None or self._answer is None:
             return None
         try:
-            return reader_for(self._service.parsers.find(self._exchange.request.headers), self._answer.headers)
+            reader: UsageReader | None = contained(reader_for)(
+                self._service.parsers.find(self._exchange.request.headers), self._answer.headers
+            )
         except Exception as error:  # noqa: BLE001 - as above
             log.error("no usage reader", error=type(error).__qualname__, place=place(error))
             return None
+        return reader
 
     def close(self) -> None:
         """The stream is over: whatever it knows of the answer goes to the registry."""
+        self._machine.close()
         if self._exchange is None:
             return
         usage = None
         if self._reader is not None:
             try:
-                usage = self._reader.close()
+                usage = contained(self._reader.close)()
             except Exception as error:  # noqa: BLE001 - as above
                 log.error("usage not read", error=type(error).__qualname__, place=place(error))
         self._service.exchanges.stream_ended(

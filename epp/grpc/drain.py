@@ -1,8 +1,8 @@
 """The end of serving: not ready, serve on, let streams finish, stop. Decides when each step is over.
 
 1. Readiness goes off. Whoever checks health sends no more requests, but only from the next check on.
-2. Everything is served as before for `drain_seconds`; less, when for `quiet_seconds` nothing was going on: long enough
-   for a health check at the usual interval of a second to have seen the change.
+2. Everything is served as before for all of `drain_seconds`, also when nothing is going on: who has not looked yet may
+   still send a request.
 3. New streams are refused, open ones get up to `grace_seconds`. As soon as `idle()` holds, what is left are streams that
    never end by themselves (EDS, access logs, health), and they are ended.
 """
@@ -14,18 +14,14 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from epp.grpc.health import SERVICE
-
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
-    from epp.clock import Clock
     from epp.grpc.health import Health
     from epp.grpc.server import GrpcServer
 
 log = structlog.get_logger(__name__)
 
-QUIET = 2.5
 _STEP = 0.05
 
 
@@ -36,28 +32,15 @@ async def drain(
     drain_seconds: float,
     grace_seconds: float,
     idle: Callable[[], bool],
-    clock: Clock,
-    quiet_seconds: float = QUIET,
     sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
 ) -> None:
     """Stop `servers` without losing a request. `idle` tells whether no request is on its way."""
     log.info("draining", drain_seconds=drain_seconds, grace_seconds=grace_seconds)
     health.drain()
-    started = quiet_since = clock()
-    begun = _begun(servers)
-    while (now := clock()) < started + drain_seconds:
-        if not idle() or _begun(servers) != begun:
-            begun, quiet_since = _begun(servers), now
-        elif now >= quiet_since + quiet_seconds:
-            break
-        await sleep(min(_STEP, started + drain_seconds - now))
-    log.info("stopping", after=round(clock() - started, 3), idle=idle())
+    if drain_seconds > 0:
+        await sleep(drain_seconds)
+    log.info("stopping", after=drain_seconds, idle=idle())
     await _stop(health, servers, grace_seconds, idle, sleep)
-
-
-def _begun(servers: Sequence[GrpcServer]) -> int:
-    """Count the streams ever opened, health checks aside: those go on while everything else is quiet."""
-    return sum(number for server in servers for path, number in server.begun.items() if not path.startswith(SERVICE))
 
 
 async def _stop(

@@ -6,6 +6,7 @@ the kind of error and the line of code, not the error's text, which may quote th
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -26,6 +27,39 @@ class NonsenseError(ValueError):
     """A plugin gave something of the wrong kind, shape or range. The text is ours, so the log may show it."""
 
 
+def failure(error: BaseException) -> Exception:
+    """Make of what a plugin's verb raised what ends that verb only: `SystemExit` and its like would end the picker.
+
+    A verb awaits nothing, so a `CancelledError` from it is no cancellation of ours. Neither is a `KeyboardInterrupt` the
+    operator's: signals are handled on the event loop (`epp.app`), which does not run while a verb does.
+    """
+    if isinstance(error, Exception):
+        return error
+    return NonsenseError(f"raised {type(error).__qualname__}").with_traceback(error.__traceback__)
+
+
+def contained(verb: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap `verb` so that all it can raise is an `Exception`."""
+
+    def run(*arguments: Any) -> Any:
+        try:
+            return verb(*arguments)
+        except Exception:
+            raise
+        except BaseException as error:
+            raise failure(error) from error
+
+    return run
+
+
+def ends_task(error: BaseException) -> bool:
+    """Tell whether `error` ends the running task by our own will: the task is being cancelled, or its coroutine closed."""
+    if isinstance(error, asyncio.CancelledError):
+        task = asyncio.current_task()
+        return task is None or task.cancelling() > 0
+    return isinstance(error, GeneratorExit)
+
+
 class Guard:
     """Measures verbs and takes note of failures."""
 
@@ -36,7 +70,7 @@ class Guard:
         self._logged: dict[tuple[str, str], tuple[float, int]] = {}  # when last, and how many failures since
 
     def measured(self, point: str, installed: Installed, verb: Callable[..., Any]) -> Callable[..., Any]:
-        """Wrap `verb` so that the time it takes is reported, whether it returns or raises."""
+        """Wrap `verb` so that the time it takes is reported, whether it returns or raises, and it raises an `Exception`."""
         timer, report = self._timer, self._telemetry.plugin_ran
         kind, name = installed.type, installed.name
 
@@ -44,6 +78,10 @@ class Guard:
             started = timer()
             try:
                 return verb(*arguments)
+            except Exception:
+                raise
+            except BaseException as error:
+                raise failure(error) from error
             finally:
                 report(point, kind, name, timer() - started)
 

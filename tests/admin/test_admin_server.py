@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import socket
 import ssl
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -116,12 +117,35 @@ async def test_decisions_as_json(get: Get) -> None:
     assert [row["endpoint"] for row in one] == ["10.0.0.2:8000"]
 
 
-@pytest.mark.parametrize("limit", ["-1", "many", "", "1e3", "٣", "9" * 30])
+@pytest.mark.parametrize("limit", ["-1", "many", "", "1e3", "٣", "9" * 30, "101"])
 async def test_a_limit_that_is_none_is_explained(get: Get, limit: str) -> None:
     """A bad `limit` gets 400 and what to write instead."""
     response = await get("/api/decisions", params={"limit": limit})
     assert response.status == 400
     assert "limit must be a number" in (await response.json())["error"]
+
+
+async def test_decisions_are_put_into_words_beside_the_event_loop(parts: dict[str, Any], pool: Pool) -> None:
+    """A large pool's decisions take a while to write, and requests are answered meanwhile: another thread does it."""
+    threads: set[int] = set()
+
+    class Scores(list[float]):
+        def tolist(self) -> list[float]:
+            threads.add(threading.get_ident())
+            return list(self)
+
+    log = DecisionLog()
+    pick = Pick("default", pool.endpoints, pool.endpoints, Scores([0.1, 0.2, 0.3]))  # type: ignore[arg-type]
+    for number in range(150):
+        log.record(Request(f"id-{number}", "POST", "/", {}), pick, pool.endpoints[0], 998.0)
+    server = AdminServer(**{**parts, "decisions": log})
+    port = await server.start("127.0.0.1:0")
+    async with aiohttp.ClientSession() as session, session.get(f"http://127.0.0.1:{port}/api/decisions") as response:
+        rows = (await response.json())["decisions"]
+    await server.stop()
+    assert [row["request_id"] for row in rows] == [f"id-{number}" for number in range(149, 49, -1)]
+    assert threads
+    assert threading.get_ident() not in threads
 
 
 async def test_the_index_names_the_pages_and_others_are_not_found(get: Get) -> None:

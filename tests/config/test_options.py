@@ -60,6 +60,7 @@ def test_options_cannot_be_changed() -> None:
         ({"refresh_metrics_interval": 0.0}, "--refresh-metrics-interval must be above 0"),
         ({"metrics_staleness_threshold": -1.0}, "must be above 0"),
         ({"max_body_bytes": 0}, "--max-body-bytes must be above 0"),
+        ({"max_buffered_bytes": 0}, "--max-buffered-bytes must be above 0"),
         ({"drain_timeout": -1.0}, "must not be negative"),
         ({"metrics_port": 9002}, "--grpc-port and --metrics-port are both 9002"),
         ({"cert_path": "/nowhere"}, "--cert-path: /nowhere/tls.crt cannot be read"),
@@ -95,6 +96,7 @@ def test_what_is_unwise_is_said(tmp_path: Path) -> None:
     assert options.refresh_metrics_interval == 0.05
     assert len(warnings) == 2
     assert settle(ServeOptions(cert_path=str(tmp_path), secure_serving=False))[1]
+    assert "--max-body-bytes" in settle(ServeOptions(max_body_bytes=2**31))[1][0]
 
 
 def test_flags_without_effect_are_listed_when_they_ask_for_something() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 
 from epp.api import Parameters, Services
 from epp.config.catalogue import ALIASES, EXTRACTORS, FLOW_CONTROL, REFERENCE, SOURCES
-from epp.config.registry import Registry, describe
+from epp.config.registry import DECIDING, VERBS, Registry, describe
 from epp.errors import ConfigError
 
 GOOD = '''
@@ -180,6 +181,45 @@ def test_a_class_without_a_verb_is_refused_with_the_verbs() -> None:
 def test_a_class_that_only_observes_is_a_plugin() -> None:
     """It learns from what became of requests."""
     assert describe("watcher", Watcher).kinds == {"observer"}
+
+
+@pytest.mark.parametrize("verb", [*DECIDING])
+def test_a_verb_that_is_a_coroutine_is_refused(verb: str) -> None:
+    """It would never be awaited, so the plugin would fail with each request; the start says so instead."""
+
+    async def waiting(self: Any, *arguments: Any) -> None: ...
+    async def trickling(self: Any, *arguments: Any) -> Any:
+        yield
+
+    class Called:
+        async def __call__(self, *arguments: Any) -> None:
+            """Wait."""
+
+    for found in (waiting, trickling, staticmethod(waiting), Called()):
+        odd = type("Odd", (Both,), {verb: found})
+        with pytest.raises(ConfigError, match=rf"Odd\.{verb} is async; a verb decides without waiting"):
+            describe("odd", odd)
+
+
+def test_every_verb_but_that_of_discovery_decides() -> None:
+    """A new kind's verb is among those that may not wait."""
+    verbs = {verb for verbs in VERBS.values() for verb in verbs}
+    assert {*DECIDING} == verbs - {"run"} | {"usage", "routed", "first_token", "finished", "departed"}
+
+
+def test_a_discovery_must_be_a_coroutine() -> None:
+    """One that is none would stop the event loop, and with it the picker."""
+
+    def run(self: Any, update: Any) -> None: ...
+    async def waiting(self: Any, update: Any) -> None: ...
+    @functools.wraps(waiting)
+    def wrapped(self: Any, update: Any) -> Any:
+        return waiting(self, update)
+
+    with pytest.raises(ConfigError, match=r"Finder\.run is not async; .* `async def run\(self, update\)`"):
+        describe("finder", type("Finder", (), {"run": run}))
+    for good in (waiting, wrapped):
+        assert describe("finder", type("Finder", (), {"run": good})).kinds == {"discovery"}
 
 
 def with_constructor(constructor: Callable[..., None]) -> type:

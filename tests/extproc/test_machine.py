@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from epp.errors import NoEndpoints
 from epp.extproc import events as ev
+from epp.extproc.budget import Budget
 from epp.extproc.events import BodyMode, Mutation
-from epp.extproc.machine import MAX_PIECE, Machine, State
+from epp.extproc.machine import MAX_PIECE, PIECE_OVERHEAD, Machine, State
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -114,6 +115,68 @@ def test_a_body_over_the_limit_is_refused_once_and_never_gathered(at: list[int],
     assert isinstance(reply, ev.ImmediateReply)
     assert reply.status == 413
     assert machine._pieces == []
+
+
+MODES = st.sampled_from([None, *BodyMode])
+EVENTS = st.one_of(
+    st.builds(lambda end, mode: ev.RequestHeaders({}, end, mode), st.booleans(), MODES),
+    st.builds(ev.RequestBody, st.binary(max_size=40), st.booleans()),
+    st.builds(ev.RequestTrailers),
+    st.builds(ev.ResponseHeaders, st.just({}), st.booleans()),
+    st.builds(ev.ResponseBody, st.binary(max_size=40), st.booleans()),
+    st.builds(ev.ResponseTrailers),
+)
+
+
+@given(
+    conversations=st.lists(
+        st.tuples(st.lists(EVENTS, max_size=8).map(lambda said: [POST, *said]), st.booleans(), st.booleans()), max_size=5
+    ),
+    limit=st.integers(min_value=0, max_value=400),
+)
+def test_whatever_is_said_the_budget_is_kept_and_given_back(
+    conversations: list[tuple[list[ev.Event], bool, bool]], limit: int
+) -> None:
+    """Any events in any order, routed or refused, answered or left: never over the limit, and nothing held in the end."""
+    budget = Budget(limit)
+    machines = []
+    for said, routes, closes in conversations:
+        machine = Machine(60, budget)
+        converse(machine, said, MUTATION if routes else NoEndpoints("none"))
+        assert 0 <= budget.used <= limit
+        if closes:
+            machine.close()
+        machines.append(machine)
+    for machine in machines:
+        machine.close()
+        assert not [*machine.receive(POST), *machine.receive(ev.RequestBody(b"late"))]
+    assert budget.used == 0
+
+
+def test_a_body_is_held_from_its_first_piece_until_its_answer_begins() -> None:
+    """Each piece counts with what it costs beside its bytes; joined they are one body, which plugins may still read."""
+    budget = Budget(1000)
+    machine = Machine(100, budget)
+    converse(machine, [POST, ev.RequestBody(b"12345"), ev.RequestBody(b"")])
+    assert budget.used == 5 + PIECE_OVERHEAD
+    converse(machine, [ev.RequestBody(b"678", end_of_stream=True)])
+    assert budget.used == 8
+    converse(machine, [ev.ResponseHeaders({":status": "200"})])
+    assert budget.used == 0
+
+
+def test_a_body_without_room_is_refused_with_503_and_takes_nothing() -> None:
+    """The newest stream yields; what it held is free for the others at once."""
+    budget = Budget(100)
+    assert budget.take(20)
+    machine = Machine(1000, budget)
+    out = converse(machine, [POST, ev.RequestBody(b"x"), ev.RequestBody(b"y" * 10, end_of_stream=True)])
+    (reply,) = out
+    assert isinstance(reply, ev.ImmediateReply)
+    assert reply.status == 503
+    assert reply.headers["retry-after"] == b"1"
+    assert reply.headers["x-llm-d-request-dropped-reason"] == b"rejected-saturated"
+    assert budget.used == 20
 
 
 def test_a_declared_length_over_the_limit_is_refused_before_the_body() -> None:

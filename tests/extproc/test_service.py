@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
 from epp.extproc.service import ExternalProcessor
 from epp.feedback.registry import Exchanges
@@ -57,7 +59,7 @@ def conversation(body: bytes, *, sse: bool = False) -> list[bytes]:
 class Service:
     """An ext_proc service over the router's test world."""
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, *, max_buffered: int = 1 << 30, **options: Any) -> None:
         """Put it together."""
         self.world = World(**options)
         self.outcomes: list[Any] = []
@@ -68,7 +70,7 @@ class Service:
         )
         self.ext_proc = ExternalProcessor(
             router=self.world.router, parsers=self.world.router._parsers, exchanges=self.exchanges, telemetry=heard,
-            clock=lambda: 0.0, max_body=10_000,
+            clock=lambda: 0.0, max_body=10_000, max_buffered=max_buffered,
         )  # fmt: skip
 
     def _finished(self, labels: RequestLabels, outcome: Outcome, *, streaming: bool, prompt_tokens: int) -> None:
@@ -123,6 +125,7 @@ async def test_a_stream_cut_anywhere_leaves_nothing_in_flight(length: int, sse: 
     assert service.world.inflight == 0
     assert len(service.exchanges) == 0
     assert service.ext_proc.streams == 0
+    assert service.ext_proc.budget.used == 0
     assert len(service.outcomes) == (length >= 3)
 
 
@@ -161,6 +164,97 @@ async def test_a_body_over_the_limit_is_refused_and_counted() -> None:
     (reply,) = await service.talk(conversation(b"x" * 20_000))
     assert reply.immediate_response.status.code == 413
     assert service.world.heard.rejected == [(413, None)]
+
+
+async def test_bodies_of_all_streams_together_are_bounded() -> None:
+    """Unfinished bodies are held up to the limit; the stream that goes over it is refused, and the others go on."""
+    service = Service(max_buffered=25_000)
+    body = chat(user="x" * 9_000)
+    said = conversation(body)
+    middle, end = ProcessingRequest(), ProcessingRequest()
+    middle.request_body.body, end.request_body.body, end.request_body.end_of_stream = body[:-1], body[-1:], True
+    waiting, started = asyncio.Event(), asyncio.Semaphore(0)
+
+    async def unfinished() -> AsyncIterator[bytes]:
+        yield said[0]
+        yield middle.SerializeToString()
+        started.release()
+        await waiting.wait()
+        yield end.SerializeToString()
+
+    async def exchange() -> list[bytes]:
+        return [reply async for reply in service.ext_proc.process(unfinished(), {})]
+
+    async with asyncio.TaskGroup() as group:
+        streams = [group.create_task(exchange()) for _ in range(2)]
+        for _ in streams:
+            await started.acquire()
+        used = service.ext_proc.budget.used
+        assert 2 * len(body) < used < 25_000
+        with capture_logs() as logs:
+            for _ in range(2):
+                (reply,) = await service.talk(said)
+        assert service.ext_proc.budget.used == used
+        waiting.set()
+    refused = reply.immediate_response
+    told = {option.header.key: option.header.raw_value for option in refused.headers.set_headers}
+    assert refused.status.code == 503
+    assert told["retry-after"] == b"1"
+    assert told["x-llm-d-request-dropped-reason"] == b"rejected-saturated"
+    assert b"25000 bytes, --max-buffered-bytes" in refused.body
+    assert service.world.heard.rejected == [(503, "rejected-saturated")] * 2
+    assert [(line["log_level"], line["event"]) for line in logs] == [("warning", "requests refused, too many bodies at once")]
+    for stream in streams:
+        assert ProcessingResponse.FromString(stream.result()[0]).HasField("request_headers")
+    assert service.ext_proc.budget.used == 0
+    assert (await service.talk(said))[0].HasField("request_headers")
+
+
+async def test_a_cancelled_stream_gives_its_share_back() -> None:
+    """Envoy resets streams at any time, also while their bodies come."""
+    service = Service()
+    waiting = asyncio.Event()
+
+    async def unfinished() -> AsyncIterator[bytes]:
+        for message in conversation(chat())[:2]:
+            yield message
+        waiting.set()
+        await asyncio.Event().wait()
+
+    async def exchange() -> None:
+        async for _ in service.ext_proc.process(unfinished(), {}):
+            pass
+
+    task = asyncio.ensure_future(exchange())
+    await waiting.wait()
+    assert service.ext_proc.budget.used > 0
+    task.cancel()
+    await asyncio.wait([task])
+    assert task.cancelled()
+    assert service.ext_proc.budget.used == 0
+
+
+@pytest.mark.parametrize("error", [SystemExit(0), asyncio.CancelledError()])
+async def test_a_parser_that_would_end_the_picker_fails_only_its_requests(error: BaseException) -> None:
+    """What is raised while a request is read answers it, and what is raised while usage is read costs the usage only."""
+
+    class Odd(PassthroughParser):
+        def parse(self, *_arguments: Any) -> Any:
+            raise error
+
+    class Blind(PassthroughParser):
+        def usage(self, _content_type: str) -> Any:
+            raise error
+
+    replies = await Service(parsers=[Odd()]).talk(conversation(chat()))
+    assert replies, "answered, whether routed or refused"
+    blind = Service(parsers=[Blind()])
+    with capture_logs() as logs:
+        replies = await blind.talk(conversation(chat()))
+    assert b"".join(r.response_body.response.body_mutation.streamed_response.body for r in replies)
+    assert [line["event"] for line in logs] == ["no usage reader"]
+    (outcome,) = blind.outcomes
+    assert outcome.usage.prompt_tokens is None
 
 
 async def test_a_router_that_fails_altogether_answers_500_and_never_a_grpc_error() -> None:

@@ -10,7 +10,7 @@ from epp.grpc.drain import drain
 from epp.grpc.health import CHECK, Health
 from epp.grpc.server import GrpcServer
 from epp.methods import Metadata
-from epp.pb.health_pb2 import HealthCheckRequest
+from epp.pb.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
 PATH = "/test.Service/Method"
 ENDLESS = "/test.Service/Endless"
@@ -23,10 +23,6 @@ class Time:
     def __init__(self) -> None:
         """Start somewhere."""
         self.now = 100.0
-
-    def __call__(self) -> float:
-        """Tell the time."""
-        return self.now
 
     async def sleep(self, seconds: float) -> None:
         """Move the clock, and let others run."""
@@ -66,14 +62,12 @@ async def start(serve: Any, service: Service, health: Health) -> GrpcServer:
     return server
 
 
-async def test_a_quiet_picker_stops_early(serve: Any) -> None:
-    """With nothing going on the drain ends after the quiet time, which is long enough for a health check."""
+async def test_a_quiet_picker_serves_for_the_whole_drain_time(serve: Any) -> None:
+    """With nothing going on the drain takes its time all the same: who has not heard of it yet may still send a request."""
     service, health, time = Service(), Health(), Time()
     server = await start(serve, service, health)
-    await drain(
-        health, [server], drain_seconds=30, grace_seconds=5, idle=service.idle, clock=time, quiet_seconds=2, sleep=time.sleep
-    )
-    assert 102 <= time.now < 103
+    await drain(health, [server], drain_seconds=30, grace_seconds=5, idle=service.idle, sleep=time.sleep)
+    assert 130 <= time.now < 131
     assert health.draining
 
 
@@ -81,45 +75,33 @@ async def test_without_drain_time_it_stops_at_once(serve: Any) -> None:
     """A drain time of 0 skips the wait."""
     service, health, time = Service(), Health(), Time()
     server = await start(serve, service, health)
-    await drain(health, [server], drain_seconds=0, grace_seconds=5, idle=service.idle, clock=time, sleep=time.sleep)
+    await drain(health, [server], drain_seconds=0, grace_seconds=5, idle=service.idle, sleep=time.sleep)
     assert time.now < 101
 
 
-async def test_short_streams_between_two_looks_are_activity(serve: Any, connect: Any) -> None:
-    """Requests that come and go unseen still prolong the drain, up to its full time, and all are answered."""
+async def test_requests_are_served_to_the_end_of_the_drain_time(serve: Any, connect: Any) -> None:
+    """A request that comes late in the drain is answered as ever, while health says not to send any."""
     service, health, time = Service(), Health(), Time()
     server = await start(serve, service, health)
-    call = connect(server.ports[0]).stream_stream(PATH)
+    channel = connect(server.ports[0])
+    check = channel.unary_unary(
+        CHECK, request_serializer=HealthCheckRequest.SerializeToString, response_deserializer=HealthCheckResponse.FromString
+    )
+    call = channel.stream_stream(PATH)
     answers: list[bytes] = []
 
     async def sleep(seconds: float) -> None:
-        if time.now < 104:
+        await time.sleep(seconds)
+        if seconds == 30:  # the drain time is as good as over
+            assert (await check(HealthCheckRequest(service=""))).status == HealthCheckResponse.NOT_SERVING
             stream = call()
             await stream.write(b"request")
             answers.append(await stream.read())
             await stream.done_writing()
             assert await stream.code() is grpc.StatusCode.OK
-            await asyncio.sleep(0.01)
-        await time.sleep(seconds)
 
-    await drain(health, [server], drain_seconds=30, grace_seconds=5, idle=service.idle, clock=time, quiet_seconds=2, sleep=sleep)
-    assert 106 <= time.now < 107
-    assert set(answers) == {b"request"}
-
-
-async def test_health_checks_are_no_activity(serve: Any, connect: Any) -> None:
-    """Envoy's health checks go on while the picker drains and do not keep it."""
-    service, health, time = Service(), Health(), Time()
-    server = await start(serve, service, health)
-    check = connect(server.ports[0]).unary_unary(CHECK, request_serializer=HealthCheckRequest.SerializeToString)
-
-    async def sleep(seconds: float) -> None:
-        if time.now < 101.5:
-            await check(HealthCheckRequest(service=""))
-        await time.sleep(seconds)
-
-    await drain(health, [server], drain_seconds=30, grace_seconds=5, idle=service.idle, clock=time, quiet_seconds=2, sleep=sleep)
-    assert time.now < 103
+    await drain(health, [server], drain_seconds=30, grace_seconds=5, idle=service.idle, sleep=sleep)
+    assert answers == [b"request"]
 
 
 async def test_open_streams_finish_within_the_grace(serve: Any, connect: Any) -> None:
@@ -133,7 +115,7 @@ async def test_open_streams_finish_within_the_grace(serve: Any, connect: Any) ->
     await stream.write(b"one")
     assert await stream.read() == b"one"
     draining = asyncio.ensure_future(
-        drain(health, [server], drain_seconds=0.1, grace_seconds=3600, idle=service.idle, clock=time, sleep=time.sleep)
+        drain(health, [server], drain_seconds=0.1, grace_seconds=3600, idle=service.idle, sleep=time.sleep)
     )
     await asyncio.sleep(0.2)
     assert not draining.done()
@@ -151,7 +133,5 @@ async def test_the_grace_is_an_end(serve: Any, connect: Any) -> None:
     stream = connect(server.ports[0]).stream_stream(PATH)()
     await stream.write(b"one")
     assert await stream.read() == b"one"
-    await asyncio.wait_for(
-        drain(health, [server], drain_seconds=0, grace_seconds=0.1, idle=service.idle, clock=time, sleep=time.sleep), WAIT
-    )
+    await asyncio.wait_for(drain(health, [server], drain_seconds=0, grace_seconds=0.1, idle=service.idle, sleep=time.sleep), WAIT)
     assert service.streams == 0

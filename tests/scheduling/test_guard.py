@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
 
 from epp.config.assembly import Installed
-from epp.scheduling.guard import Guard, NonsenseError
+from epp.scheduling.guard import Guard, NonsenseError, contained, ends_task, place
 
 SECRET = "the prompt"  # noqa: S105 - nothing to guess
 PLUGIN = Installed("mine", "mine-type", None)
+
+
+class Odd(BaseException):
+    """An error that is none of Python's."""
 
 
 def fail(error: Exception) -> Exception:
@@ -31,6 +36,56 @@ def test_a_verb_is_measured_also_when_it_raises(bench: Any) -> None:
     with pytest.raises(ZeroDivisionError):
         verb(0)
     assert bench.telemetry.ran == [("Scorer", "mine-type", "mine", 0.5)] * 2
+
+
+@pytest.mark.parametrize("error", [SystemExit(0), KeyboardInterrupt(), asyncio.CancelledError(), GeneratorExit(), Odd()])
+def test_what_would_end_the_picker_is_the_plugins_failure(bench: Any, error: BaseException) -> None:
+    """`SystemExit` and its like come through as an ordinary error that names them and the plugin's line, measured as ever."""
+
+    def verb() -> None:
+        raise error
+
+    bench.timer.step = 0.5
+    guard = Guard(bench.telemetry, bench.timer)
+    for wrapped in (guard.measured("Scorer", PLUGIN, verb), contained(verb)):
+        with pytest.raises(NonsenseError, match=f"^raised {type(error).__qualname__}$") as caught:
+            wrapped()
+        assert place(caught.value) == f"{__file__}:{verb.__code__.co_firstlineno + 1}"
+    assert bench.telemetry.ran == [("Scorer", "mine-type", "mine", 0.5)]
+
+
+def test_an_ordinary_error_is_left_as_it_is() -> None:
+    """So that a `Rejection` stays one."""
+    error = ValueError()
+
+    def verb() -> None:
+        raise error
+
+    with pytest.raises(ValueError, match=r"^$") as caught:
+        contained(verb)()
+    assert caught.value is error
+    assert contained(lambda value: value + 1)(1) == 2
+
+
+async def test_only_a_cancellation_of_ours_ends_a_task() -> None:
+    """A `CancelledError` that a plugin made up is no reason to stop; one that was asked for is."""
+    seen: list[bool] = []
+
+    async def work() -> None:
+        seen.append(ends_task(asyncio.CancelledError()))
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError as error:
+            seen.append(ends_task(error))
+            raise
+
+    task = asyncio.ensure_future(work())
+    await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.wait([task])
+    assert seen == [False, True]
+    assert ends_task(GeneratorExit())
+    assert not ends_task(SystemExit())
 
 
 def test_each_failure_is_counted_and_one_a_minute_is_logged(bench: Any) -> None:
