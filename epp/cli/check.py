@@ -11,6 +11,7 @@ from epp.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from epp.config.assembly import Assembly, Installed
 
@@ -37,12 +38,12 @@ def check(
     except ConfigError as error:
         err.print(str(error), style="red", markup=False)
         raise typer.Exit(1) from None
-    for style, line in described(assembly):
+    for style, line in described(assembly, loaded.directory):
         out.print(line, style=style, markup=False)
 
 
-def described(assembly: Assembly) -> Iterator[tuple[str, str]]:
-    """Give the lines that describe an assembly, each with a style."""
+def described(assembly: Assembly, directory: Path) -> Iterator[tuple[str, str]]:
+    """Give the lines that describe an assembly, each with a style; relative paths count from `directory`."""
     yield (
         "bold",
         f"{len(assembly.profiles)} profile{'s' if len(assembly.profiles) > 1 else ''}, chosen by {assembly.handler.name}",
@@ -69,10 +70,29 @@ def described(assembly: Assembly) -> Iterator[tuple[str, str]]:
         yield "", _line("discovery", assembly.discovery, assembly)
     else:
         yield "", "  none in the configuration: epp serve needs --endpoints"
-    if assembly.warnings:
+    warnings = (*assembly.warnings, *_missing(assembly.discovery, directory))
+    if warnings:
         yield "bold", "warnings"
-        for warning in assembly.warnings:
+        for warning in warnings:
             yield "yellow", f"  {warning}"
+
+
+def _missing(discovery: Installed | None, directory: Path) -> Iterator[str]:
+    """Warn of an endpoints file that is not there: the configuration is right, but here and now it would serve nothing."""
+    from epp.discovery.file import FileParameters
+
+    given = discovery.parameters if discovery else None
+    if discovery is None or not isinstance(given, FileParameters):
+        return
+    file = directory / given.path
+    try:
+        found = file.is_file()
+    except OSError as error:  # a directory on the way that may not be entered
+        yield f"{file}: cannot be read: {error.strerror or error} (path of {discovery.name!r})"
+        return
+    if not found:
+        then = "there are no endpoints until it comes" if given.watch_file else "epp serve will not start"
+        yield f"{file}: there is no such file (path of {discovery.name!r}); {then}"
 
 
 def _section(title: str, role: str, installed: tuple[Installed, ...], assembly: Assembly) -> Iterator[tuple[str, str]]:

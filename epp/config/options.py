@@ -71,7 +71,10 @@ class ServeOptions:
     disable_endpoint_subset_filter: bool = _flag(False, BOOL, SERVING, "Ignore the subset that Envoy's metadata may name.")
 
     endpoints: str = _flag(
-        "", TEXT, ENDPOINTS, "Model servers: http://h1:8000,http://h2:8000. Names are resolved, again and again."
+        "",
+        TEXT,
+        ENDPOINTS,
+        "Model servers: http://h1:8000,http://h2:8000. Names are resolved, again and again; https is for scraping only.",
     )
     eds_cluster: str = _flag("pool", TEXT, ENDPOINTS, "Name of the pool's cluster in the EDS that is served to Envoy.")
     pool_name: str = _flag("", TEXT, ENDPOINTS, "Name of the pool, as the metrics show it.")

@@ -15,9 +15,11 @@ from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, Literal
 
 import pydantic
+from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from epp.config.catalogue import ALIASES, REFERENCE
+from epp.config.duration import format_duration
 from epp.config.options import RETIRED, default_text, flags, spelling
 from epp.config.registry import PluginClass, Registry
 from epp.config.schema import FEATURE_GATES, Duration, EndpointPickerConfig, Quantity
@@ -46,10 +48,64 @@ profile without a picker; `single-profile-handler`; the parsers; `metrics-data-s
 producers of data that a plugin needs.
 """
 
+_FILES = """## Files
+
+### Endpoints file
+
+What `path` of `file-discovery` names: YAML or JSON, at most 1 MiB. With `watchFile: true` it is read again when it changes.
+
+```yaml
+endpoints:
+- name: a
+  namespace: default
+  address: 10.0.0.1
+  port: 8000
+  labels: {tier: gold}
+- {address: "fd00::1", port: 8000}
+- {name: b, address: model-server.example, port: 8000}
+```
+
+| Field | Type | Default | Meaning |
+|---|---|---|---|
+| `name` | text | the address | What the endpoint is called. |
+| `namespace` | text | `default` | Its namespace. |
+| `address` | text | required | IPv4, IPv6, or a host name: every address of it is an endpoint, looked up again every 5 s. |
+| `port` | whole number | required | Port of the model server, 1 to 65535. |
+| `labels` | mapping |  | Labels, for filters and scorers. |
+
+A bad entry is skipped and logged with its line (which JSON does not have), an unknown key is ignored and logged; the other
+entries count. A file that is watched and becomes broken, or goes away, leaves the last good one.
+
+### Adapters file
+
+What `--adapters-file` names: the LoRA adapters of each base model, in YAML or JSON, read again when it changes. A request for
+an adapter carries its base model's name in `X-Gateway-Base-Model-Name`, for Envoy's routes.
+
+```yaml
+llama-3: [sql, chat]
+```
+
+The ConfigMaps of the body based router do as well, several documents in a file, or a `List` of them:
+
+```yaml
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: llama-3-adapters}
+data:
+  baseModel: llama-3
+  adapters: |
+    - sql
+    - chat
+```
+
+A name stands for one thing: an adapter has one base model, and a base model is no adapter. A broken file stops the start; one
+that becomes broken is logged with its lines, and leaves the last good one.
+"""
+
 
 def page(registry: Registry) -> str:
     """Render the whole page."""
-    return "\n".join([*_sections(), *_plugins(registry), *_flags()]).rstrip() + "\n"
+    return "\n".join([*_sections(), *_plugins(registry), _FILES, *_flags()]).rstrip() + "\n"
 
 
 def _sections() -> Iterator[str]:
@@ -72,14 +128,23 @@ def _sections() -> Iterator[str]:
 def _fields(model: type[pydantic.BaseModel]) -> Iterator[str]:
     yield "| Field | Type | Default | Meaning |\n|---|---|---|---|"
     for key, info in zip(shown_keys(model), model.model_fields.values(), strict=True):
-        default = "required" if info.is_required() else _default(info.get_default(call_default_factory=True))
-        yield f"| `{key}` | {_type(info.rebuild_annotation())} | {default} | {_cell(info.description or '')} |"
+        duration = _is_duration(info)
+        default = "required" if info.is_required() else _default(info.get_default(call_default_factory=True), duration=duration)
+        kind = "duration" if duration else _type(info.rebuild_annotation())
+        yield f"| `{key}` | {kind} | {default} | {_cell(info.description or '')} |"
     yield ""
 
 
-def _default(value: Any) -> str:
+def _is_duration(info: FieldInfo) -> bool:
+    """Tell whether a plugin's parameter calls itself a duration, in its JSON schema: its type is not known here."""
+    return isinstance(info.json_schema_extra, dict) and info.json_schema_extra.get("format") == "duration"
+
+
+def _default(value: Any, *, duration: bool = False) -> str:
     if value in (None, "", PydanticUndefined) or value in ([], {}, ()):
         return ""
+    if duration:
+        return f"`{format_duration(value)}`"
     if isinstance(value, pydantic.BaseModel):
         value = value.model_dump(mode="json", by_alias=True)
     return f"`{json.dumps(value, default=str)}`"
@@ -155,7 +220,9 @@ def _plugin(names: Sequence[PluginClass]) -> Iterator[str]:
 
 def _flags() -> Iterator[str]:
     yield "## Flags of `epp serve`\n"
-    yield "The reference's flags in its spelling, and ours. `--flag=false`, `--flag false` and `-flag=false` mean the same.\n"
+    yield "The reference's flags in its spelling, and ours. `--flag=false`, `--flag false` and `-flag=false` mean the same."
+    yield "`https://` in `--endpoints` is used for scraping only: the Envoy configuration of `epp envoy` speaks plaintext to"
+    yield "model servers.\n"
     yield "| Flag | Default | Meaning |\n|---|---|---|"
     for one, flag in flags():
         default = default_text(flag, one.default)

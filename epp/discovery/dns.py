@@ -17,11 +17,13 @@ if TYPE_CHECKING:
 class DnsParameters(Parameters):
     """Parameters of `dns-discovery`: `host` or `hosts`, the model servers' `port`, and labels for all of them."""
 
-    host: str = ""
-    hosts: tuple[str, ...] = ()
-    port: int = Field(ge=1, le=65535)
-    interval: Interval = 5.0
-    labels: dict[str, str] = Field(default_factory=dict)
+    host: str = Field(
+        default="", description="Host name whose every A and AAAA address is an endpoint; `host`, `hosts` or both are given."
+    )
+    hosts: tuple[str, ...] = Field(default=(), description="Further host names, looked up alike.")
+    port: int = Field(ge=1, le=65535, description="Port of the model servers, 1 to 65535, the same at every address.")
+    interval: Interval = Field(default=5.0, description="Time between two look-ups, at least 100ms; a plain number is seconds.")
+    labels: dict[str, str] = Field(default_factory=dict, description="Labels that every endpoint found here carries.")
 
     @field_validator("host", "hosts")
     @classmethod

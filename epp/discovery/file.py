@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 import structlog
+from pydantic import Field
 from watchfiles import awatch
 
 from epp.api import Parameters, Services
@@ -38,8 +39,13 @@ Stamp: TypeAlias = tuple[int, ...] | None  # None: no such file
 class FileParameters(Parameters):
     """Parameters of `file-discovery`. A relative `path` counts from the configuration file's directory."""
 
-    path: str
-    watch_file: bool = False
+    path: str = Field(
+        description="The endpoints file (see [Files](#files)); a relative path counts from the configuration file's directory."
+    )
+    watch_file: bool = Field(
+        default=False,
+        description="Whether the file is read again when it changes. If not, one that is missing or broken stops the start.",
+    )
 
 
 class FileDiscovery:

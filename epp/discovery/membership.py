@@ -24,7 +24,9 @@ Update: TypeAlias = Callable[[Iterable[EndpointSpec]], Any]
 
 #: Seconds between look-ups, as a number or as Go writes durations (`5s`).
 Interval = Annotated[
-    float, BeforeValidator(lambda value: parse_duration(value) if isinstance(value, str) else value), Field(ge=0.1)
+    float,
+    BeforeValidator(lambda value: parse_duration(value) if isinstance(value, str) else value),
+    Field(ge=0.1, json_schema_extra={"format": "duration"}),
 ]
 
 RETRY = 1.0  # seconds until names that have no address at all are asked again

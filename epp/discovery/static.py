@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from pydantic import field_validator
+import structlog
+from pydantic import Field, field_validator
 
 from epp.api import Parameters, join_address
 from epp.discovery.membership import Entry, Interval, Membership
@@ -14,6 +15,8 @@ from epp.errors import ConfigError
 
 if TYPE_CHECKING:
     from epp.discovery.membership import Update
+
+log = structlog.get_logger(__name__)
 
 KEY = "--endpoints"
 _PORTS = {"http": 80, "https": 443}
@@ -60,8 +63,13 @@ def _bad(text: str, why: str) -> ConfigError:
 class StaticParameters(Parameters):
     """Parameters of `static-discovery`."""
 
-    endpoints: str
-    interval: Interval = 5.0  # seconds between look-ups of host names
+    endpoints: str = Field(
+        description="Model servers, as a comma list or a list: `http://host:8000`, `host:8000`, `[::1]:8000`. `https://` is used "
+        "for scraping only: the Envoy configuration of `epp envoy` speaks plaintext to model servers."
+    )
+    interval: Interval = Field(
+        default=5.0, description="Time between two look-ups of host names, at least 100ms; a plain number is seconds."
+    )
 
     @field_validator("endpoints", mode="before")
     @classmethod
@@ -82,9 +90,15 @@ class StaticDiscovery:
     """Endpoints that are listed once; host names among them are looked up again and again."""
 
     def __init__(self, parameters: StaticParameters) -> None:
-        """Take the list."""
+        """Take the list, and say what https in it does not do."""
         self._entries = parse_endpoints(parameters.endpoints)
         self._interval = parameters.interval
+        secure = [entry.name for entry in self._entries if entry.scheme == "https"]
+        if secure:
+            log.warning(
+                "https is used for scraping only; the Envoy configuration of `epp envoy` speaks plaintext to model servers",
+                endpoints=secure,
+            )
 
     async def run(self, update: Update, *, resolve: Resolve = lookup) -> None:
         """Tell `update` the endpoints, and again when a name's addresses change."""

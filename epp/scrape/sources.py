@@ -44,20 +44,38 @@ def _required(text: str) -> str:
 
 
 Spec = Annotated[str, AfterValidator(_spec)]
-Seconds = Annotated[float, BeforeValidator(_seconds), Field(ge=0)]
+Seconds = Annotated[float, BeforeValidator(_seconds), Field(ge=0, json_schema_extra={"format": "duration"})]
 
 
 class MetricsDataSourceParameters(Parameters):
     """Parameters of `metrics-data-source`. `port` overrides the endpoints' own; `interval` is a duration such as `1s`."""
 
-    scheme: Literal["http", "https"] = "http"
-    path: str = "/metrics"
-    port: int | None = Field(default=None, ge=1, le=65535)
-    insecure_skip_verify: bool = True
-    ca_cert_path: str = ""
-    client_cert_path: str = ""
-    client_key_path: str = ""
-    interval: Seconds = 0.0
+    scheme: Literal["http", "https"] = Field(
+        default="http", description="How metrics pages are fetched; an endpoint listed as `https://…` is always fetched by https."
+    )
+    path: str = Field(default="/metrics", description="Path of the metrics page.")
+    port: int | None = Field(
+        default=None,
+        ge=1,
+        le=65535,
+        description="Port of the metrics page, 1 to 65535, where it is not the endpoint's own. "
+        "An endpoint listed as `https://…` keeps its own.",
+    )
+    insecure_skip_verify: bool = Field(
+        default=True, description="With https: accept any certificate, self-signed ones too. `false` verifies it."
+    )
+    ca_cert_path: str = Field(
+        default="",
+        description="CA bundle (PEM) to verify with when `insecureSkipVerify` is false; none: the system's. A relative path "
+        "counts from the configuration file's directory, here and below.",
+    )
+    client_cert_path: str = Field(default="", description="Client certificate (PEM) to show; needs `clientKeyPath`.")
+    client_key_path: str = Field(default="", description="Key (PEM) of the client certificate.")
+    interval: Seconds = Field(
+        default=0.0,
+        description="Shortest time between two scrapes of an endpoint; a plain number is seconds. Only a longer one than "
+        "`--refresh-metrics-interval` counts.",
+    )
 
     @model_validator(mode="after")
     def _pair(self) -> Self:
@@ -95,10 +113,12 @@ class MetricsDataSource:
 
 
 class CustomMetric(Parameters):
-    """A metric of the model server's own that scorers and filters read as attribute `attribute_key`."""
+    """A metric of the model server's own that scorers and filters read as attribute `attributeKey`."""
 
-    attribute_key: str = Field(min_length=1)
-    metric_spec: Annotated[str, AfterValidator(_required)]
+    attribute_key: str = Field(min_length=1, description="Name of the attribute; names of the picker's own columns are refused.")
+    metric_spec: Annotated[str, AfterValidator(_required)] = Field(
+        description="The metric, as `name` or `name{label=value}`; of several series the newest counts, in the metric's unit."
+    )
 
     @model_validator(mode="after")
     def _free(self) -> Self:
@@ -111,17 +131,36 @@ class CustomMetric(Parameters):
 class EngineConfig(Parameters):
     """One engine's metric names. It replaces a built-in engine of the same name as a whole; an empty spec reads nothing."""
 
-    name: str = Field(min_length=1)
-    queued_requests_spec: Spec = ""
-    running_requests_spec: Spec = ""
-    kv_usage_spec: Spec = ""
-    lora_spec: Spec = ""
-    cache_info_spec: Spec = ""
-    cache_block_size_label_name: str = ""
-    cache_num_blocks_label_name: str = ""
-    cache_block_size_spec: Spec = ""
-    cache_num_blocks_spec: Spec = ""
-    custom_metrics: tuple[CustomMetric, ...] = ()
+    name: str = Field(min_length=1, description="The engine, as `defaultEngine` and the endpoints' engine label name it.")
+    queued_requests_spec: Spec = Field(
+        default="",
+        description="Gauge of waiting requests, as `name` or `name{label=value}` (all specs are); series are added up.",
+    )
+    running_requests_spec: Spec = Field(default="", description="Gauge of running requests; series are added up.")
+    kv_usage_spec: Spec = Field(default="", description="Gauge of the KV cache's used share, 0 to 1; the fullest series counts.")
+    lora_spec: Spec = Field(
+        default="",
+        description="Metric whose labels `running_lora_adapters`, `waiting_lora_adapters` (comma lists) and `max_lora` tell of "
+        "LoRA adapters; of several series the one with the highest value (a time) counts.",
+    )
+    cache_info_spec: Spec = Field(
+        default="", description="Metric whose labels hold the KV cache's size; the two names below say which labels."
+    )
+    cache_block_size_label_name: str = Field(
+        default="", description="Label with the tokens of a block of the KV cache; empty means `block_size`."
+    )
+    cache_num_blocks_label_name: str = Field(
+        default="", description="Label with the number of blocks of the KV cache; empty means `num_gpu_blocks`."
+    )
+    cache_block_size_spec: Spec = Field(
+        default="", description="Gauge of the tokens of a block, where `cacheInfoSpec` tells nothing."
+    )
+    cache_num_blocks_spec: Spec = Field(
+        default="", description="Gauge of the number of blocks, where `cacheInfoSpec` tells nothing; series are added up."
+    )
+    custom_metrics: tuple[CustomMetric, ...] = Field(
+        default=(), description="Further metrics of this engine; they win over those of the extractor with the same key."
+    )
 
     def engine(self) -> Engine:
         """Give the engine these names describe."""
@@ -147,10 +186,18 @@ def _custom(metrics: Iterable[CustomMetric]) -> dict[str, MetricSpec]:
 class CoreMetricsParameters(Parameters):
     """Parameters of `core-metrics-extractor`. `custom_metrics` here are read from every engine's pages."""
 
-    engine_label_key: str = ENGINE_LABEL
-    default_engine: str = "vllm"
-    engine_configs: tuple[EngineConfig, ...] = ()
-    custom_metrics: tuple[CustomMetric, ...] = ()
+    engine_label_key: str = Field(
+        default=ENGINE_LABEL, description="Label of an endpoint that names its engine; empty means the default."
+    )
+    default_engine: str = Field(
+        default="vllm",
+        description="Engine an endpoint without that label is taken for, unless its page is another's: one of `engineConfigs`, "
+        f"or built in ({', '.join(f'`{name}`' for name in BUILT_IN)}).",
+    )
+    engine_configs: tuple[EngineConfig, ...] = Field(
+        default=(), description="Metric names of further engines, or of a built-in one in place of its own."
+    )
+    custom_metrics: tuple[CustomMetric, ...] = Field(default=(), description="Further metrics, read from every engine's pages.")
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

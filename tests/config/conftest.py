@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 import pytest
 from pydantic import Field
@@ -27,9 +27,21 @@ from epp.api import (
 from epp.config.assemble import assemble
 from epp.config.assembly import Assembly
 from epp.config.load import load_text
+from epp.config.problems import ConfigErrors
 from epp.config.registry import Registry
+from epp.errors import ConfigError
 
 HEAD = "apiVersion: llm-d.ai/v1alpha1\nkind: EndpointPickerConfig\n"
+
+Build: TypeAlias = Callable[[str], Assembly]
+
+
+def errors(build: Build, text: str) -> list[tuple[int | None, str | None, str]]:
+    """Give line, key and message of every error."""
+    with pytest.raises(ConfigError) as caught:
+        build(text)
+    error = caught.value
+    return [(one.line, one.key, one.message) for one in (error.errors if isinstance(error, ConfigErrors) else [error])]
 
 
 class Warmth(Data):
@@ -171,7 +183,7 @@ def types() -> dict[str, type]:
 
 
 @pytest.fixture
-def build(types: dict[str, type], tmp_path: Path) -> Callable[[str], Assembly]:
+def build(types: dict[str, type], tmp_path: Path) -> Build:
     """Load and assemble the text of a configuration whose first two lines are given."""
 
     def run(text: str) -> Assembly:

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
+from epp.config.adapters import parse_adapters
 from epp.config.options import flags, spelling
 from epp.config.reference import main, page
 from epp.config.registry import Registry
+from epp.discovery.entries import read_entries
 
 
 def test_the_page_names_every_type_field_and_flag() -> None:
@@ -36,6 +39,37 @@ def test_every_table_is_whole() -> None:
             assert cells == head, line
         else:
             head = 0
+
+
+def test_nothing_is_without_a_meaning() -> None:
+    """Every field of the file, every parameter of every registered type and every flag says what it is."""
+    heading, empty = "", []
+    for line in page(Registry()).splitlines():
+        heading = line if line.startswith("#") else heading
+        if line.startswith("|") and line.endswith("|  |"):
+            empty.append(f"{heading}: {line}")
+    assert empty == []
+
+
+def test_durations_of_plugins_are_shown_as_durations() -> None:
+    """With their unit, though they are held as seconds."""
+    text = page(Registry())
+    assert text.count("| `interval` | duration | `5s` |") == 2
+    assert "| `interval` | duration | `0s` |" in text
+
+
+def test_the_files_that_are_shown_can_be_read() -> None:
+    """The examples of the endpoints file and of both forms of the adapters file, by what reads them when it serves."""
+    section = page(Registry()).partition("\n## Files\n")[2].partition("\n## ")[0]
+    endpoints, mapping, config_map = re.findall(r"```yaml\n(.*?)```", section, re.DOTALL)
+    entries, problems = read_entries(endpoints.encode(), "endpoints.yaml")
+    assert problems == []
+    assert [(entry.name, entry.host, entry.port, dict(entry.labels)) for entry in entries] == [
+        ("a", "10.0.0.1", 8000, {"tier": "gold"}), ("fd00::1", "fd00::1", 8000, {}), ("b", "model-server.example", 8000, {}),
+    ]  # fmt: skip
+    for text in (mapping, config_map):
+        adapters = parse_adapters(text, "adapters.yaml")
+        assert {name: adapters.base_of(name) for name in adapters.names} == dict.fromkeys(("llama-3", "sql", "chat"), "llama-3")
 
 
 def test_types_of_others_are_left_out(types: dict[str, type]) -> None:

@@ -1,15 +1,14 @@
-"""`--endpoints` and DNS: lists of servers, names among them, and resolvers that fail."""
+"""`--endpoints` and `static-discovery`: lists of servers, and names among them."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 from pydantic import ValidationError
 from structlog.testing import capture_logs
 
 from epp.api import EndpointSpec
-from epp.discovery.dns import DnsDiscovery, DnsParameters
 from epp.discovery.membership import Entry
 from epp.discovery.static import StaticDiscovery, StaticParameters, parse_endpoints
 from epp.errors import ConfigError
@@ -82,6 +81,18 @@ async def test_addresses_are_used_as_they_are(updates: Updates, eventually: Even
     assert not zone.asked
 
 
+@pytest.mark.parametrize(
+    ("endpoints", "warned"),
+    [("https://h1:443,http://h2:8000,https://h3", [["h1:443", "h3:443"]]), ("http://h1:443,h2:8000", [])],
+)
+def test_https_is_said_to_be_for_scraping_only(endpoints: str, warned: list[list[str]]) -> None:
+    """One warning when the discovery is made, naming the endpoints; none without https."""
+    with capture_logs() as logs:
+        StaticDiscovery(StaticParameters(endpoints=endpoints))
+    assert [entry["endpoints"] for entry in logs] == warned
+    assert all("scraping only" in entry["event"] and entry["log_level"] == "warning" for entry in logs)
+
+
 async def test_names_are_resolved_again_and_again(updates: Updates, eventually: Eventually) -> None:
     """All addresses of a name are endpoints that keep its name; a change is told, another order is none."""
     zone = Zone(h1=["10.0.0.2", "10.0.0.10", "fd00::1"])
@@ -95,35 +106,6 @@ async def test_names_are_resolved_again_and_again(updates: Updates, eventually: 
         assert len(updates.all) == 1
         zone.hosts["h1"] = ["10.0.0.10"]
         await eventually(lambda: updates.keys == ["10.0.0.10:8000", "10.0.0.99:8000"])
-
-
-async def test_a_failing_resolver_keeps_the_last_good_answer(updates: Updates, eventually: Eventually) -> None:
-    """When DNS fails the endpoints stay, and both the failure and its end are logged once."""
-    zone = Zone(h1=["10.0.0.1"])
-    discovery = DnsDiscovery(DnsParameters.model_validate({"host": "h1", "port": 8000, "interval": "100ms"}))
-    with capture_logs() as logs:
-        async with running(discovery.run(updates, resolve=zone)):
-            await eventually(lambda: updates.keys == ["10.0.0.1:8000"])
-            del zone.hosts["h1"]
-            asked = len(zone.asked)
-            await eventually(lambda: len(zone.asked) >= asked + 3)
-            zone.hosts["h1"] = ["10.0.0.1", "10.0.0.2"]
-            await eventually(lambda: updates.keys == ["10.0.0.1:8000", "10.0.0.2:8000"])
-    assert len(updates.all) == 2
-    assert [entry["event"] for entry in logs] == ["host name cannot be resolved", "host name is resolved again"]
-
-
-async def test_nothing_is_told_before_an_address_is_known(updates: Updates, eventually: Eventually) -> None:
-    """A name that was never resolved is not an empty pool; of two names the one that is known comes first."""
-    zone = Zone()
-    discovery = DnsDiscovery(DnsParameters(hosts=("h1", "h2"), port=8000, interval=0.1, labels={"tier": "a"}))
-    async with running(discovery.run(updates, resolve=zone)):
-        await eventually(lambda: len(zone.asked) >= 4)
-        assert updates.all == []
-        zone.hosts["h2"] = ["10.0.0.2"]
-        await eventually(lambda: updates.all == [[EndpointSpec("10.0.0.2", 8000, name="h2", labels={"tier": "a"})]])
-        zone.hosts["h1"] = ["10.0.0.1"]
-        await eventually(lambda: updates.keys == ["10.0.0.1:8000", "10.0.0.2:8000"])
 
 
 async def test_the_first_of_equal_endpoints_counts(updates: Updates, eventually: Eventually) -> None:
@@ -144,22 +126,3 @@ async def test_the_system_s_resolver(updates: Updates, eventually: Eventually) -
         await eventually(lambda: updates.all)
     assert set(updates.keys) <= {"127.0.0.1:8000", "[::1]:8000"}
     assert updates.keys
-
-
-@pytest.mark.parametrize(
-    "parameters",
-    [
-        {"port": 8000},
-        {"host": "h"},
-        {"host": "h:8000", "port": 8000},
-        {"host": "h", "port": 0},
-        {"hosts": ["ok", "not a name"], "port": 1},
-        {"host": "h", "port": 1, "interval": 0},
-        {"host": "h", "port": 1, "interval": "5"},
-        {"host": "h", "port": 1, "srv": True},
-    ],
-)
-def test_nonsense_in_dns_discovery_is_refused(parameters: dict[str, Any]) -> None:
-    """Missing names or port, names that are none, and unknown keys stop the start."""
-    with pytest.raises(ValidationError):
-        DnsParameters.model_validate(parameters)

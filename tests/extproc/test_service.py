@@ -16,7 +16,7 @@ from epp.feedback.registry import Exchanges
 from epp.methods import RpcError
 from epp.pb.ext_proc_pb2 import BodySendMode, ProcessingRequest, ProcessingResponse
 from epp.requests.passthrough import PassthroughParser
-from tests.test_router import World, chat
+from tests.router_world import World, chat
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence

@@ -13,6 +13,7 @@ from epp.telemetry import RequestLabels, Telemetry
 
 LABELS = RequestLabels("m", "m", "default-flow", 0)
 ANNOUNCED = {"x-epp-completion": "access-log", "x-epp-node": "envoy-1"}
+FIRST, SECOND = "10.0.0.1:8000", "10.0.0.2:8000"  # the endpoints of the pool
 PATIENCE = Patience(grace=10, report=60, age=3600, reports=3)
 
 

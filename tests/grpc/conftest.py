@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -9,10 +10,26 @@ import pytest
 from grpc import aio
 
 from epp.grpc.server import GrpcServer
-from epp.methods import Table
+from epp.methods import Metadata, Table
 
 Serve = Callable[..., Awaitable[GrpcServer]]
 Connect = Callable[[int], Any]  # the stubs know no channel without serialisers
+
+PATH = "/test.Service/Method"
+WAIT = 10.0
+
+
+async def echo(requests: AsyncIterator[bytes], _metadata: Metadata) -> AsyncIterator[bytes]:
+    """Send back what comes."""
+    async for message in requests:
+        yield message
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for `condition`."""
+    async with asyncio.timeout(WAIT):
+        while not condition():  # noqa: ASYNC110 - nobody sets an event for it
+            await asyncio.sleep(0.005)
 
 
 @pytest.fixture

@@ -21,8 +21,8 @@ from cryptography.x509.oid import NameOID
 from grpc import aio
 
 from epp.errors import ConfigError
-from epp.methods import Metadata
 from epp.grpc.tls import Certificates, Identity, self_signed, server_credentials, ssl_context
+from epp.methods import Metadata
 
 PATH = "/test.Service/Method"
 WAIT = 10.0
