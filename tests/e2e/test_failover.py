@@ -17,6 +17,7 @@ import yaml
 from epp.cli.stack import Child
 from epp.gateway.config import render
 from epp.gateway.wiring import Wiring
+from tests.e2e.configs import using
 from tests.e2e.load import failed, load, nothing_in_flight
 from tests.e2e.stack import Stack, free_port, stack, start_picker
 from tests.e2e.wire import Channel
@@ -134,7 +135,8 @@ async def test_a_killed_server_is_left_within_a_scrape_and_taken_back() -> None:
 @MODES
 async def test_a_server_killed_in_the_middle_of_answers_leaves_nothing_in_flight(mode: str) -> None:
     """Streams of a killed server break off; the picker gives their load back, and tells them from answers that ended well."""
-    async with stack_with_a_mortal(mode=mode) as (running, mortal, address):
+    spread = using("active-request-scorer")  # concurrent requests are sure to reach all three
+    async with stack_with_a_mortal(mode=mode, config=spread) as (running, mortal, address):
         body = {"model": "simulated-model", "messages": [{"role": "user", "content": "go on"}], "max_tokens": 200, "stream": True}
 
         async def stream() -> bool:
