@@ -102,6 +102,7 @@ class Picker:
         self.servers: list[GrpcServer] = []
         self._departed = _verbs(assembly, "departed")
         self._members: tuple[Endpoint, ...] = ()
+        self._adapters_text: str | None = None  # of the file as it was last taken
         self.pool.watch(self._pool_changed)
         eds = EndpointDiscovery(self.pool, (options.eds_cluster,), presence=self.exchanges)
         logs = AccessLogs(self.exchanges)
@@ -248,11 +249,12 @@ class Picker:
     async def _follow_adapters(self) -> None:
         file = self.options.adapters_file
         if file:
-            await watch_file(file, self.use_adapters, what="adapters", telemetry=self.telemetry)
+            await watch_file(file, self.use_adapters, what="adapters", telemetry=self.telemetry, seen=self._adapters_text)
 
     def use_adapters(self, text: str) -> None:
         """Take the adapters file's `text`; raise `ConfigError` and keep the old map when it cannot be used."""
         adapters = parse_adapters(text, self.options.adapters_file)
+        self._adapters_text = text
         self.router.adapters = adapters
         for name in adapters.names:  # shown as themselves in the metrics, however many names clients invent
             self.telemetry.pin_model(name)

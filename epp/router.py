@@ -19,6 +19,7 @@ import structlog
 
 from epp.api import Parsed, Pick, PrefixMatch, Request, TokenLoad
 from epp.errors import NoEndpoints, Rejection
+from epp.requests.body import MAX_MODEL_LENGTH
 from epp.requests.paths import request_path
 from epp.scheduling.fallback import least_inflight
 from epp.scheduling.guard import contained, place
@@ -42,7 +43,6 @@ log = structlog.get_logger(__name__)
 
 DESTINATION = "x-gateway-destination-endpoint"
 MAX_ID = 128  # characters kept of a request id or fairness id: what clients choose must not fill memory
-MAX_MODEL = 1024  # characters of a model's name, which becomes a header
 MODEL_NAME, BASE_MODEL_NAME = "x-gateway-model-name", "x-gateway-base-model-name"
 FAIRNESS_ID = ("x-llm-d-inference-fairness-id", "x-gateway-inference-fairness-id")  # the new name beats the old
 
@@ -292,7 +292,7 @@ class Router:
 def _checked(parsed: Parsed) -> Parsed:
     """Make sure that a parser, which may be anybody's, gave what can be routed and put into headers; raise ValueError."""
     model = parsed.model
-    if model is not None and not (isinstance(model, str) and len(model) <= MAX_MODEL and not _CONTROL.search(model)):
+    if model is not None and not (isinstance(model, str) and len(model) <= MAX_MODEL_LENGTH and not _CONTROL.search(model)):
         message = "a parser gave a model that cannot be a header"
         raise ValueError(message)
     if model:

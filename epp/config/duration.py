@@ -6,7 +6,6 @@ Errors are `ValueError`s that say what to write instead.
 
 from __future__ import annotations
 
-import math
 import re
 
 _UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -114,11 +113,3 @@ def parse_bool(text: str) -> bool:
 def is_bool(text: str) -> bool:
     """Tell whether `parse_bool` would read it."""
     return text.strip().lower() in _TRUE | _FALSE
-
-
-def finite(value: float) -> float:
-    """Give `value` back if it is a number and not infinite."""
-    if not math.isfinite(value):
-        message = f"{value} is not a finite number"
-        raise ValueError(message)
-    return value

@@ -108,19 +108,29 @@ def page(registry: Registry) -> str:
     return "\n".join([*_sections(), *_plugins(registry), _FILES, *_flags()]).rstrip() + "\n"
 
 
+def _within(outer: type[pydantic.BaseModel]) -> Iterator[type[pydantic.BaseModel]]:
+    """List the models that `outer`'s fields are made of, and theirs, level by level, each once."""
+    done = [outer]
+    waiting = [outer]
+    while waiting:
+        for inner in _inner(waiting.pop(0)):
+            if inner not in done:
+                done.append(inner)
+                waiting.append(inner)
+                yield inner
+
+
+def _inner(model: type[pydantic.BaseModel]) -> list[type[pydantic.BaseModel]]:
+    return [inner for info in model.model_fields.values() for inner in models_in(info.annotation)]
+
+
 def _sections() -> Iterator[str]:
     yield _HEAD
     yield "## The file\n"
-    waiting: list[type[pydantic.BaseModel]] = [EndpointPickerConfig]
-    done: list[type[pydantic.BaseModel]] = []
-    while waiting:
-        model = waiting.pop(0)
-        if model in done:
-            continue
-        done.append(model)
+    models: list[type[pydantic.BaseModel]] = [EndpointPickerConfig, *_within(EndpointPickerConfig)]
+    for model in models:
         yield f"### {model.__name__}\n\n{inspect.getdoc(model)}\n"
         yield from _fields(model)
-        waiting += [inner for info in model.model_fields.values() for inner in models_in(info.annotation)]
     gates = ", ".join(f"`{name}` ({str(default).lower()})" for name, default in FEATURE_GATES.items())
     yield f"Feature gates and their defaults: {gates}.\n"
 
@@ -206,16 +216,9 @@ def _plugin(names: Sequence[PluginClass]) -> Iterator[str]:
         yield "No parameters.\n"
         return
     yield from _fields(plugin.parameters)
-    waiting = [inner for info in plugin.parameters.model_fields.values() for inner in models_in(info.annotation)]
-    done: list[type[pydantic.BaseModel]] = []
-    while waiting:
-        model = waiting.pop(0)
-        if model in done:
-            continue
-        done.append(model)
+    for model in _within(plugin.parameters):
         yield f"##### {model.__name__}\n\n{(inspect.getdoc(model) or '').splitlines()[0]}\n"
         yield from _fields(model)
-        waiting += [inner for info in model.model_fields.values() for inner in models_in(info.annotation)]
 
 
 def _flags() -> Iterator[str]:

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from epp.pb.base_pb2 import HeaderMap
     from epp.pb.ext_proc_pb2 import CommonResponse, HeaderMutation
 
-DESTINATION = "x-gateway-destination-endpoint"
 SUBSET_NAMESPACE, SUBSET_KEY = "envoy.lb.subset_hint", "x-gateway-destination-endpoint-subset"
 SERVED_NAMESPACE, SERVED_KEY = "envoy.lb", "x-gateway-destination-endpoint-served"
 

@@ -16,6 +16,7 @@ from epp.extproc import codec
 from epp.extproc.budget import Budget
 from epp.extproc.events import AnswerBegan, AnswerEnded, AnswerPassed, ImmediateReply, Mutation, Route
 from epp.extproc.machine import Machine
+from epp.feedback.access_log import LEASE_KEY
 from epp.methods import RpcError
 from epp.requests.usage import reader_for
 from epp.scheduling.guard import contained, ends_task, place
@@ -37,7 +38,6 @@ log = structlog.get_logger(__name__)
 
 METHOD = "/envoy.service.ext_proc.v3.ExternalProcessor/Process"
 TRAILERS_KEY = "x-epp-trailers"  # in the dynamic metadata of a request ended by trailers; Envoy must not retry such a one
-LEASE_KEY = "x-epp-lease"  # in the dynamic metadata, so that Envoy's access log can name the exchange
 INVALID_ARGUMENT = 3
 MAX_BUFFERED = 2**30
 LOG_AGAIN = 60.0  # seconds between two log lines about a proxy that is configured wrongly
